@@ -118,7 +118,7 @@ def safe_norm(vectors: Float[Array, "3 *pairs"]) -> Float[Array, "*pairs"]:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, jnp.ones_like(squared))), jnp.zeros_like(squared))
 
 
-def _row_times(rows: Float[Array, "*n 3"], matrix: Float[Array, "*n 3 3"]) -> Float[Array, "*n 3"]:
+def _row_times(rows: Float[Array, "*n 3"], matrix: Float[Array, "*#n 3 3"]) -> Float[Array, "*n 3"]:
     """Row vector times matrix in full precision on every device (no matrix unit is asked)."""
     terms = [rows[..., a, None] * matrix[..., a, :] for a in range(3)]
     return terms[0] + terms[1] + terms[2]

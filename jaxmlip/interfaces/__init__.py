@@ -1,0 +1,1 @@
+"""Foreign programs: the ASE calculator."""

@@ -1,0 +1,23 @@
+"""The compiler fault of some jax releases: run with the rest of the tests, because it would spoil any of them."""
+
+import jax
+import jaxlib
+
+from jaxmlip.cli.probe import KNOWN_BAD, compiler_fault, known_bad_version
+
+
+def test_this_compiler_multiplies_many_small_matrices_right():
+    # jax 0.10.2 gives 0.0078 here for both sizes.
+    assert compiler_fault(16_385) == 0.0
+    assert compiler_fault(32_769) == 0.0
+
+
+def test_releases_known_to_miscompile_are_named(monkeypatch):
+    assert known_bad_version() is None
+    for version in KNOWN_BAD:
+        monkeypatch.setattr(jax, "__version__", version)
+        assert known_bad_version() == version
+        monkeypatch.undo()
+        monkeypatch.setattr(jaxlib, "__version__", version)
+        assert known_bad_version() == version
+        monkeypatch.undo()
