@@ -26,9 +26,11 @@ def batch(
     `atoms`, `neighbors` and `slots` (systems) are the sizes to pad to; without them the graph is as small as it can
     be. Padding atoms belong to the last system.
 
-    **Raises:** `ValueError` where a requested size is too small.
+    **Raises:** `ValueError` where there is no system, or a requested size is too small.
     """
     systems = [systems] if isinstance(systems, System) else list(systems)
+    if not systems:
+        raise ValueError("A batch needs at least one system; got none.")
     counts = [len(s.numbers) for s in systems]
     pairs = []
     start = 0

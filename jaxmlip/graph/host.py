@@ -21,7 +21,10 @@ def neighbor_pairs(
         raise ValueError(f"`cutoff` must be positive [Å]; got {cutoff}.")
     search = NeighborList(cutoff=float(cutoff), full_list=True, sorted=True, n_threads=1)
     i, j, s = search.compute(
-        points=np.asarray(positions, np.float64), box=_complete(np.asarray(cell, np.float64), pbc), periodic=list(pbc), quantities="ijS"
+        points=np.asarray(positions, np.float64),
+        box=complete_cell(np.asarray(cell, np.float64), pbc),
+        periodic=list(pbc),
+        quantities="ijS",
     )
     return i.astype(np.int32), j.astype(np.int32), s.astype(np.int32)
 
@@ -32,7 +35,9 @@ def dense_block(
     shifts: Int[np.ndarray, "edges 3"],
     atoms: int,
     neighbors: int | None = None,
-) -> tuple[Int[np.ndarray, "neighbors atoms"], Int[np.ndarray, "3 neighbors atoms"], Bool[np.ndarray, "neighbors atoms"]]:
+) -> tuple[
+    Int[np.ndarray, "neighbors atoms"], Int[np.ndarray, "3 neighbors atoms"], Bool[np.ndarray, "neighbors atoms"]
+]:
     """Flat pairs, sorted by receiver, as dense `(senders, shifts, edge_mask)` with `neighbors` slots an atom.
 
     **Raises:** `ValueError` where an atom has more neighbors than slots.
@@ -52,8 +57,8 @@ def dense_block(
     return block, images, mask
 
 
-def _complete(cell: np.ndarray, pbc: tuple[bool, bool, bool]) -> np.ndarray:
-    """The cell with unit vectors in place of the lattice vectors that no periodicity needs."""
+def complete_cell(cell: Float[np.ndarray, "3 3"], pbc: tuple[bool, bool, bool]) -> Float[np.ndarray, "3 3"]:
+    """The cell with orthogonal unit vectors in place of the lattice vectors that no periodicity needs."""
     if all(pbc):
         return cell
     periodic = cell[np.asarray(pbc, bool)]
