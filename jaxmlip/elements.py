@@ -43,4 +43,3 @@ COVALENT_RADII = (
 # fmt: on
 
 NUMBERS = {symbol: number for number, symbol in enumerate(SYMBOLS)}
-

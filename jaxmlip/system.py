@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxmlip.elements import MASSES, SYMBOLS
+
+_COINCIDENT = 1e-3  # Å; no two nuclei are ever this close
 
 
 class System(eqx.Module):
@@ -46,15 +49,16 @@ def make_system(
     `pbc` defaults to periodic where `cell` is given, and not where it is not. `dtype` defaults to JAX's float type
     (float32 unless 64-bit is enabled).
 
-    **Raises:** `ValueError` where positions are not finite, atoms coincide in number with no shape, an atomic number
-    is unknown, or a periodic direction has no lattice vector.
+    **Raises:** `ValueError` where positions are not finite or two atoms coincide, an atomic number is unknown, sizes do
+    not match, or a periodic direction has no lattice vector.
     """
     dtype = jnp.result_type(float) if dtype is None else dtype
-    positions = np.asarray(positions, dtype=np.float64).reshape(-1, 3)
-    numbers = np.asarray(numbers, dtype=np.int32).reshape(-1)
-    if pbc is None:
-        pbc = cell is not None
-    periodic = (bool(pbc),) * 3 if isinstance(pbc, (bool, np.bool_)) else tuple(bool(p) for p in pbc)
+    positions = np.asarray(positions, dtype=np.float64)
+    numbers = np.asarray(numbers)
+    if numbers.ndim != 1 or not (numbers.size == 0 or np.issubdtype(numbers.dtype, np.integer)):
+        raise ValueError(f"`numbers` must be one whole number for each atom; got {numbers.tolist()}.")
+    numbers = numbers.astype(np.int32)
+    periodic = _periodicity(cell is not None if pbc is None else pbc)
     cell = np.zeros((3, 3)) if cell is None else np.asarray(cell, dtype=np.float64)
     if cell.shape == (3,):
         cell = np.diag(cell)
@@ -72,14 +76,12 @@ def make_system(
     )
 
 
-def check_geometry(
-    positions: np.ndarray, numbers: np.ndarray, cell: np.ndarray, pbc: tuple[bool, ...]
-) -> None:
+def check_geometry(positions: np.ndarray, numbers: np.ndarray, cell: np.ndarray, pbc: Sequence[bool]) -> None:
     """Refuse atoms and cells that no energy could be trusted on (host, NumPy).
 
     **Raises:** `ValueError` that says what was given, what is allowed and what to do.
     """
-    if len(positions) == 0:
+    if len(numbers) == 0:
         raise ValueError("A system needs at least one atom; got none.")
     if positions.shape != (len(numbers), 3):
         raise ValueError(f"`positions` must have shape ({len(numbers)}, 3), as `numbers`; got {positions.shape}.")
@@ -87,7 +89,9 @@ def check_geometry(
         bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
         raise ValueError(f"`positions` must be finite [Å]; atoms {bad[:5].tolist()} are not.")
     if numbers.min() < 1 or numbers.max() >= len(SYMBOLS):
-        raise ValueError(f"`numbers` must be atomic numbers 1 to {len(SYMBOLS) - 1}; got {sorted(set(numbers.tolist()))}.")
+        raise ValueError(
+            f"`numbers` must be atomic numbers 1 to {len(SYMBOLS) - 1}; got {sorted(set(numbers.tolist()))}."
+        )
     if cell.shape != (3, 3) or not np.all(np.isfinite(cell)):
         raise ValueError(f"`cell` must be three finite lattice vectors as rows [Å]; got {cell.tolist()}.")
     if len(pbc) != 3:
@@ -105,8 +109,46 @@ def check_geometry(
             raise ValueError(f"The periodic lattice vectors are linearly dependent (zero volume): {cell.tolist()}.")
     if all(pbc) and np.linalg.det(cell) < 0:
         raise ValueError(
-            f"`cell` is left-handed (determinant {np.linalg.det(cell):.3f} Å³): swap two lattice vectors, or negate all three."
+            f"`cell` is left-handed (determinant {np.linalg.det(cell):.3f} Å³): "
+            "swap two lattice vectors, or negate all three."
         )
+    coincident = _coincident_pair(positions, cell, pbc)
+    if coincident is not None:
+        raise ValueError(
+            f"Atoms {coincident[0]} and {coincident[1]} coincide (closer than {_COINCIDENT} Å, images counted): "
+            "remove one of them."
+        )
+
+
+def _periodicity(pbc: bool | Sequence[bool]) -> tuple[bool, bool, bool]:
+    """One flag or three as three."""
+    flags = np.broadcast_to(np.asarray(pbc, bool), (3,)) if np.ndim(pbc) == 0 else np.asarray(pbc, bool)
+    if flags.shape != (3,):
+        raise ValueError(f"`pbc` must be one flag or three; got {pbc}.")
+    return bool(flags[0]), bool(flags[1]), bool(flags[2])
+
+
+def _coincident_pair(positions: np.ndarray, cell: np.ndarray, pbc: Sequence[bool]) -> tuple[int, int] | None:
+    """Two atoms on the same spot, by a search tree in fractional coordinates that wraps around."""
+    from scipy.spatial import KDTree  # costs 0.1 s, so only where it is needed
+
+    flags = np.asarray(pbc, bool)
+    _, _, basis = np.linalg.svd(np.vstack([cell[flags], np.zeros((1, 3))]))
+    complete = np.where(flags[:, None], cell, 0.0)
+    complete[~flags] = basis[flags.sum() :]
+    inverse = np.linalg.inv(complete)
+    fractional = positions @ inverse
+    fractional[:, flags] -= np.floor(fractional[:, flags])
+    fractional[:, flags] %= 1.0
+    fractional[:, ~flags] -= fractional[:, ~flags].min(axis=0)
+    sides = np.where(flags, 1.0, 2.0 * fractional.max(axis=0) + 1.0)
+    reach = _COINCIDENT * np.linalg.norm(inverse, 2)
+    for i, j in KDTree(fractional, boxsize=sides).query_pairs(min(reach, 0.49)):
+        steps = fractional[j] - fractional[i]
+        steps[flags] -= np.round(steps[flags])
+        if np.linalg.norm(steps @ complete) < _COINCIDENT:
+            return i, j
+    return None
 
 
 def _determinant(cell: Float[Array, "3 3"]) -> Float[Array, ""]:

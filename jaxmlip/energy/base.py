@@ -43,6 +43,8 @@ class Sum(AbstractEnergy):
     terms: tuple[AbstractEnergy, ...]
 
     def __init__(self, terms: tuple[AbstractEnergy, ...]):
+        if not terms:
+            raise ValueError("A sum needs at least one energy; got none.")
         flat: list[AbstractEnergy] = []
         for term in terms:
             flat.extend(term.terms if isinstance(term, Sum) else (term,))
@@ -68,7 +70,11 @@ class Scaled(AbstractEnergy):
     """An energy times a number: a coupling parameter, or a switch."""
 
     energy: AbstractEnergy
-    factor: float | Float[Array, ""]
+    factor: Float[Array, ""]
+
+    def __init__(self, energy: AbstractEnergy, factor: float | Float[Array, ""]):
+        self.energy = energy
+        self.factor = parameter(factor)
 
     @property
     def cutoff(self) -> float:
@@ -79,7 +85,12 @@ class Scaled(AbstractEnergy):
         return self.energy.elements
 
     def __call__(self, graph: Graph) -> Float[Array, "atoms"]:
-        return jnp.asarray(self.factor, graph.positions.dtype) * self.energy(graph)
+        return self.factor.astype(graph.positions.dtype) * self.energy(graph)
+
+
+def parameter(value: float | Float[Array, "..."] | np.ndarray) -> Float[Array, "..."]:
+    """A number as an array of definite type, so that a new value of it never recompiles anything."""
+    return jnp.asarray(value, None if hasattr(value, "dtype") else jnp.result_type(float))
 
 
 def check_elements(energy: AbstractEnergy, numbers: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Derivatives of any energy: forces, virial and stress, Hessian and its products. Never coded by hand, so always exact."""
+"""Derivatives of any energy: forces, virial, stress, Hessian and its products. Never coded by hand, so always exact."""
 
 from __future__ import annotations
 
@@ -58,13 +58,15 @@ def energy_forces_virial(
 def energy_forces_stress(energy: AbstractEnergy, graph: Graph) -> Derivatives:
     r"""Energy, forces and stress $\sigma = \frac{1}{V} \partial E / \partial \epsilon$ (tension positive, as ASE).
 
-    The stress of a system without volume (a molecule in free space) is not defined and comes out as NaN.
+    The stress of a system without volume (a molecule in free space, an empty slot) is not defined and comes out as
+    NaN; a loss that masks it has finite gradients all the same.
     """
     energies, forces, virial = energy_forces_virial(energy, graph)
-    volume = graph.volume()
-    undefined = jnp.asarray(jnp.nan, volume.dtype)
-    inverse = jnp.where(volume > 0, 1.0 / jnp.where(volume > 0, volume, jnp.ones_like(volume)), undefined)
-    return Derivatives(energies, forces, -virial * inverse[:, None, None])
+    volume = graph.volume()[:, None, None]
+    spans = volume > 0
+    # NaN is chosen, never multiplied: 0 * NaN would reach the gradient of a loss that leaves these systems out.
+    stress = jnp.where(spans, -virial / jnp.where(spans, volume, jnp.ones_like(volume)), jnp.nan)
+    return Derivatives(energies, forces, stress)
 
 
 def hessian_vector_product(

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxmlip.energy.base import AbstractEnergy
+from jaxmlip.energy.base import AbstractEnergy, parameter
 from jaxmlip.energy.envelope import switch_envelope
 from jaxmlip.graph import Graph
 
@@ -30,8 +30,8 @@ class LennardJones(AbstractEnergy):
     **Reference:** Jones, Proc. R. Soc. A 106, 463 (1924), doi:10.1098/rspa.1924.0082.
     """
 
-    epsilon: Float[Array, ""] = eqx.field(converter=jnp.asarray)
-    sigma: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    epsilon: Float[Array, ""] = eqx.field(converter=parameter)
+    sigma: Float[Array, ""] = eqx.field(converter=parameter)
     cutoff: float = eqx.field(static=True)
     onset: float = eqx.field(static=True, default=0.8)
     elements: tuple[int, ...] | None = eqx.field(static=True, default=None)

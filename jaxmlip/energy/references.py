@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxmlip.elements import SYMBOLS
 from jaxmlip.energy.base import AbstractEnergy
@@ -36,7 +36,7 @@ class AtomicReferences(AbstractEnergy):
         return self.energies.astype(graph.positions.dtype)[species]
 
 
-def species_index(numbers: Float[Array, "atoms"], elements: tuple[int, ...]) -> Float[Array, "atoms"]:
+def species_index(numbers: Int[Array, "atoms"], elements: tuple[int, ...]) -> Int[Array, "atoms"]:
     """Dense index of each atom among `elements`; unknown numbers and padding give 0 (refuse them on the host)."""
     table = np.zeros(len(SYMBOLS), np.int32)
     table[list(elements)] = np.arange(len(elements))
@@ -58,4 +58,5 @@ def fit_references(
     rank = int(np.sum(singular > ridge * singular.max(initial=1.0)))
     solution = np.linalg.lstsq(counts / scale, np.asarray(energies) / scale[:, 0], rcond=ridge)[0]
     free = np.abs(basis[rank:]).max(axis=0, initial=0.0) > 1e-6
-    return dict(zip(elements, solution.tolist(), strict=True)), tuple(e for e, f in zip(elements, free, strict=True) if f)
+    fitted = dict(zip(elements, solution.tolist(), strict=True))
+    return fitted, tuple(e for e, f in zip(elements, free, strict=True) if f)
