@@ -1,14 +1,28 @@
-"""Files and `ase.Atoms` to systems, and back. The one door to ASE's file formats."""
+"""Files and `ase.Atoms` to systems and labelled frames, and back. The one door to ASE's file formats."""
 
 from __future__ import annotations
 
+import bz2
+import dataclasses
+import gzip
+import io
+import lzma
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ase
+import ase.io
 import numpy as np
 from ase.cell import Cell
 
-from jaxmlip.system import System, make_system
+from jaxmlip.elements import MASSES
+from jaxmlip.errors import UserError
+from jaxmlip.system import System, check_geometry, make_system
+
+LABELS = ("energy", "forces", "stress")
+_OPENERS = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
+_MAX_ATOMS = 10_000_000
 
 
 def from_ase(atoms: ase.Atoms, *, dtype: Any = None) -> System:
@@ -34,3 +48,270 @@ def to_ase(system: System, **info: Any) -> ase.Atoms:
         masses=np.asarray(system.masses, np.float64),
         info=info,
     )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Record:
+    """One labelled frame, in NumPy and float64: what the file said, and where it stood.
+
+    `energy` [eV], `forces` [eV/Å] and `stress` [eV/Å³, tension positive] are `None` where the frame has none.
+    `stress_mask` is False at components that must not be trusted. `weights` multiply the loss of energy, forces and
+    stress. `keys` names the key each label came from; `available` lists all keys of the frame.
+    """
+
+    positions: np.ndarray
+    numbers: np.ndarray
+    cell: np.ndarray
+    pbc: tuple[bool, bool, bool]
+    charge: float = 0.0
+    masses: np.ndarray | None = None
+    energy: float | None = None
+    forces: np.ndarray | None = None
+    stress: np.ndarray | None = None
+    stress_mask: np.ndarray = dataclasses.field(default_factory=lambda: np.ones((3, 3), bool))
+    config_type: str = "default"
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    split: str | None = None
+    path: str = "memory"
+    index: int = 0
+    keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    available: tuple[str, ...] = ()
+    was_left_handed: bool = False
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def where(self) -> str:
+        """File and frame, for messages."""
+        return f"{self.path}, frame {self.index}"
+
+    @property
+    def system(self) -> System:
+        """The frame as a `System` of JAX's float type."""
+        return make_system(
+            self.positions, self.numbers, cell=self.cell, pbc=self.pbc, masses=self.masses, charge=self.charge
+        )
+
+    @property
+    def is_isolated_atom(self) -> bool:
+        """One atom with nothing around it: its energy is the reference energy of the element."""
+        return len(self) == 1 and not any(self.pbc)
+
+    def has(self, label: str) -> bool:
+        """Whether the frame carries this label (`energy`, `forces` or `stress`)."""
+        return getattr(self, label) is not None
+
+
+def read_frames(path: str | Path, *, keys: Mapping[str, str] | None = None) -> list[Record]:
+    """All frames of a file with their labels.
+
+    Labels are looked for under `REF_energy`, `REF_forces`, `REF_stress` first, then among ASE's calculator results
+    (forces without constraints applied). `keys` names other keys, `{"energy": "dft_energy"}`; a label that is named so
+    is looked for there only. Stress is nine numbers row by row or six in ASE's order xx yy zz yz xz xy; `stress_offdiag_ok=F`
+    in a frame masks its shear components. Left-handed cells become right-handed by turning all three lattice vectors
+    round, which is the same crystal.
+
+    **Raises:** `UserError`, with file and frame, for whatever cannot be read or must not be trusted: no frames, a frame
+    cut short, labels that are not finite or of the wrong shape, cells without volume.
+    """
+    path = Path(path)
+    keys = dict(keys or {})
+    unknown = sorted(set(keys) - set(LABELS))
+    if unknown:
+        raise UserError(f"`keys` names labels {', '.join(LABELS)}; got {', '.join(unknown)}.")
+    records = [_record(atoms, str(path), index, keys) for index, atoms in enumerate(_frames(path))]
+    if not records:
+        raise UserError(f"{path} holds no frames.")
+    return records
+
+
+def record_from_ase(atoms: ase.Atoms, *, path: str = "memory", index: int = 0) -> Record:
+    """A labelled frame from `ase.Atoms`, by the rules of `read_frames`."""
+    return _record(atoms, path, index, {})
+
+
+def _frames(path: Path) -> Iterator[ase.Atoms]:
+    """Every frame of a file as `ase.Atoms`."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist." if not path.exists() else f"{path} is not a file.")
+    stem = path.name[: -len(path.suffix)] if path.suffix in _OPENERS else path.name
+    if Path(stem).suffix in (".xyz", ".extxyz"):
+        for index, text in enumerate(_split_xyz(_read_text(path), str(path))):
+            try:
+                yield ase.io.read(io.StringIO(text), format="extxyz")
+            except Exception as error:  # ASE raises whatever the broken field happens to trigger
+                raise UserError(f"{path}, frame {index}: cannot be read as extended XYZ ({error}).") from error
+        return
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty.")
+    try:
+        yield from ase.io.iread(str(path), index=":")
+    except Exception as error:
+        raise UserError(f"{path}: ASE cannot read it ({type(error).__name__}: {error}).") from error
+
+
+def _read_text(path: Path) -> str:
+    """The text of a file, decompressed."""
+    opener = _OPENERS.get(path.suffix, open)
+    try:
+        with opener(path, "rb") as stream:
+            return stream.read().decode("utf-8")
+    except (EOFError, lzma.LZMAError, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read; is it complete? ({error})") from error
+
+
+def _split_xyz(text: str, path: str) -> Iterator[str]:
+    """The frames of an XYZ text, each with exactly the lines that it declares.
+
+    A file that does not end with a newline may have lost digits of its last number, which nobody could see: refused.
+    """
+    if not text.strip():
+        raise UserError(f"{path} is empty.")
+    lines = text.split("\n")
+    whole = lines.pop() == ""
+    start, index = 0, 0
+    while start < len(lines):
+        if not lines[start].strip():
+            start += 1
+            continue
+        where = f"{path}, frame {index}"
+        count = lines[start].strip()
+        if not count.isdecimal() or not 0 < int(count) <= _MAX_ATOMS:
+            raise UserError(
+                f"{where}: line {start + 1} should be a number of atoms (1 to {_MAX_ATOMS}); got {count[:40]!r}."
+            )
+        stop = start + 2 + int(count)
+        if stop > len(lines) + (0 if whole else 1):
+            raise UserError(
+                f"{where} is cut short: it declares {count} atoms, but {max(len(lines) - start - 2, 0)} whole lines follow."
+            )
+        if stop > len(lines):
+            raise UserError(
+                f"{where} may be cut short: the file does not end with a newline, so the last number may have lost digits. "
+                "If the file is complete, add a newline at its end."
+            )
+        yield "\n".join(lines[start:stop]) + "\n"
+        start, index = stop, index + 1
+    if not whole:
+        raise UserError(f"{path}, frame {index} is cut short: the file ends in the middle of a line.")
+
+
+def _record(atoms: ase.Atoms, path: str, index: int, keys: Mapping[str, str]) -> Record:
+    """Checks one frame and collects its labels."""
+    where = f"{path}, frame {index}"
+    cell = np.asarray(atoms.cell, np.float64)
+    pbc = tuple(bool(p) for p in atoms.pbc)
+    left_handed = all(pbc) and np.linalg.det(cell) < 0
+    cell = -cell if left_handed else cell
+    try:
+        check_geometry(atoms.positions, atoms.numbers, cell, pbc)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+    values, sources = {}, {}
+    for label in LABELS:
+        values[label], sources[label] = _find_label(atoms, label, keys.get(label))
+    weight = _number(atoms, "config_weight", where)
+    masses = atoms.get_masses()
+    return Record(
+        positions=np.array(atoms.positions, np.float64),
+        numbers=np.array(atoms.numbers, np.int32),
+        cell=cell,
+        pbc=pbc,
+        charge=_number(atoms, "charge", where, 0.0),
+        masses=masses if np.all(masses > 0) else np.asarray(MASSES)[atoms.numbers],
+        energy=_energy(values["energy"], where, sources["energy"]),
+        forces=_forces(values["forces"], len(atoms), where, sources["forces"]),
+        stress=_stress(values["stress"], where, sources["stress"]),
+        stress_mask=_stress_mask(atoms.info.get("stress_offdiag_ok", True)),
+        config_type=str(atoms.info.get("config_type", atoms.info.get("group", "default"))),
+        weights=tuple(weight * _number(atoms, f"config_{label}_weight", where) for label in LABELS),
+        split=str(atoms.info["split"]) if "split" in atoms.info else None,
+        path=path,
+        index=index,
+        keys={label: key for label, key in sources.items() if key},
+        available=tuple(sorted({*atoms.info, *atoms.arrays, *_results(atoms)} - {"numbers", "positions"})),
+        was_left_handed=bool(left_handed),
+    )
+
+
+def _results(atoms: ase.Atoms) -> Mapping[str, Any]:
+    """Calculator results as they were stored: no constraint is applied to the forces."""
+    return {} if atoms.calc is None else atoms.calc.results
+
+
+def _find_label(atoms: ase.Atoms, label: str, key: str | None) -> tuple[Any, str]:
+    """The value of a label and the key it was found under; `(None, "")` where there is none."""
+    stores = (atoms.arrays, atoms.info) if label == "forces" else (atoms.info, atoms.arrays)
+    for name in (key,) if key else (f"REF_{label}", label):
+        for store in (*stores, _results(atoms)):
+            if name in store:
+                return store[name], name
+    return None, ""
+
+
+def _number(atoms: ase.Atoms, key: str, where: str, default: float = 1.0) -> float:
+    """One finite number from `atoms.info`."""
+    value = atoms.info.get(key, default)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not np.isfinite(number):
+        raise UserError(f"{where}: {key} must be a finite number; got {value!r}.")
+    return number
+
+
+def _numbers(value: Any, where: str, key: str) -> np.ndarray:
+    """A label as finite float64."""
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {key} must be numbers; got {str(value)[:60]!r}.") from error
+    if not np.all(np.isfinite(array)):
+        raise UserError(f"{where}: {key} is not finite (NaN or infinite). Mend the frame or leave it out.")
+    return array
+
+
+def _energy(value: Any, where: str, key: str) -> float | None:
+    if value is None:
+        return None
+    energy = _numbers(value, where, key)
+    if energy.size != 1:
+        raise UserError(f"{where}: {key} must be one number [eV]; got {energy.size}.")
+    return float(energy.reshape(()))
+
+
+def _forces(value: Any, atoms: int, where: str, key: str) -> np.ndarray | None:
+    if value is None:
+        return None
+    forces = _numbers(value, where, key)
+    if forces.shape != (atoms, 3):
+        raise UserError(f"{where}: {key} must have shape ({atoms}, 3) [eV/Å]; got {forces.shape}.")
+    return forces
+
+
+def _stress(value: Any, where: str, key: str) -> np.ndarray | None:
+    if value is None:
+        return None
+    stress = _numbers(value, where, key)
+    if stress.size == 6:
+        xx, yy, zz, yz, xz, xy = stress.reshape(6)
+        return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+    if stress.size != 9:
+        raise UserError(
+            f"{where}: {key} must be nine numbers, or six in the order xx yy zz yz xz xy; got {stress.size}."
+        )
+    stress = stress.reshape(3, 3)
+    if np.abs(stress - stress.T).max() > 1e-6 + 1e-2 * np.abs(stress).max():
+        raise UserError(f"{where}: {key} is not symmetric: {stress.tolist()}.")
+    return 0.5 * (stress + stress.T)
+
+
+def _stress_mask(offdiagonal_ok: Any) -> np.ndarray:
+    return np.ones((3, 3), bool) if bool(offdiagonal_ok) else np.eye(3, dtype=bool)
+
+
+def paths_of(records: Sequence[Record]) -> tuple[str, ...]:
+    """The files that records came from, each once, in order."""
+    return tuple(dict.fromkeys(record.path for record in records))

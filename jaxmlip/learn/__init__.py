@@ -1,0 +1,12 @@
+"""Learning: losses, training, evaluation and checkpoints, for any energy."""
+
+from jaxmlip.learn.evaluate import Report as Report
+from jaxmlip.learn.evaluate import evaluate as evaluate
+from jaxmlip.learn.loss import Loss as Loss
+from jaxmlip.learn.loss import Weights as Weights
+from jaxmlip.learn.settings import TrainSettings as TrainSettings
+from jaxmlip.learn.train import FitResult as FitResult
+from jaxmlip.learn.train import TrainState as TrainState
+from jaxmlip.learn.train import fit as fit
+from jaxmlip.learn.train import init as init
+from jaxmlip.learn.train import step as step

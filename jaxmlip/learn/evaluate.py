@@ -1,0 +1,215 @@
+"""Predictions of an energy for a data set, and how far they are from the labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmlip import units
+from jaxmlip.data import Batch, Dataset, Loader
+from jaxmlip.energy import (
+    AbstractEnergy,
+    AtomicReferences,
+    Derivatives,
+    Sum,
+    check_elements,
+    energy_forces,
+    energy_forces_virial,
+)
+from jaxmlip.errors import UserError
+from jaxmlip.io import Record
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Report:
+    """Predictions and labels of the frames of a data set, in order; what is missing is NaN. Internal units.
+
+    `energy*` [frames] are per atom, without and with label; `forces*` [atoms 3] are of all frames one after the other, and
+    `frame` [atoms] says whose; `stress*` [frames 3 3]. Components that are masked count as missing.
+    """
+
+    config_types: tuple[str, ...]
+    atoms: np.ndarray
+    frame: np.ndarray
+    energy: np.ndarray
+    energy_label: np.ndarray
+    forces: np.ndarray
+    forces_label: np.ndarray
+    stress: np.ndarray
+    stress_label: np.ndarray
+
+    @property
+    def energy_rmse(self) -> float:
+        """[eV/atom]; NaN without labels."""
+        return _rms(self.energy, self.energy_label)
+
+    @property
+    def energy_mae(self) -> float:
+        return _mean_absolute(self.energy, self.energy_label)
+
+    @property
+    def force_rmse(self) -> float:
+        """Over components [eV/Å]."""
+        return _rms(self.forces, self.forces_label)
+
+    @property
+    def force_mae(self) -> float:
+        return _mean_absolute(self.forces, self.forces_label)
+
+    @property
+    def stress_rmse(self) -> float:
+        """Over components [eV/Å³]."""
+        return _rms(self.stress, self.stress_label)
+
+    @property
+    def stress_mae(self) -> float:
+        return _mean_absolute(self.stress, self.stress_label)
+
+    def of(self, config_type: str) -> Report:
+        """The frames of one kind."""
+        keep = np.array([c == config_type for c in self.config_types])
+        number = np.cumsum(keep) - 1
+        per_atom = keep[self.frame]
+        frames = {n: getattr(self, n)[keep] for n in ("atoms", "energy", "energy_label", "stress", "stress_label")}
+        atoms = {n: getattr(self, n)[per_atom] for n in ("forces", "forces_label")}
+        return Report(
+            config_types=(config_type,) * int(keep.sum()), frame=number[self.frame[per_atom]], **frames, **atoms
+        )
+
+    def rows(self) -> dict[str, Report]:
+        """The report of each `config_type`, and of `all`."""
+        kinds = sorted(set(self.config_types))
+        return {**({k: self.of(k) for k in kinds} if len(kinds) > 1 else {}), "all": self}
+
+    def errors(self) -> dict[str, float]:
+        """The errors in the units of the table, for JSON."""
+        return {
+            "energy_rmse_meV_per_atom": 1e3 * self.energy_rmse,
+            "energy_mae_meV_per_atom": 1e3 * self.energy_mae,
+            "force_rmse_meV_per_A": 1e3 * self.force_rmse,
+            "force_mae_meV_per_A": 1e3 * self.force_mae,
+            "stress_rmse_GPa": self.stress_rmse / units.GPa,
+            "stress_mae_GPa": self.stress_mae / units.GPa,
+        }
+
+    def table(self) -> str:
+        """RMSE and MAE for each `config_type`, as text."""
+        lines = [f"{'':<20} {'frames':>7} {'energy meV/atom':>18} {'force meV/Å':>18} {'stress GPa':>18}"]
+        lines.append(f"{'config_type':<20} {'':>7} " + " ".join(f"{'RMSE':>9} {'MAE':>8}" for _ in range(3)))
+        for kind, report in self.rows().items():
+            cells = [f"{x:.3g}" if np.isfinite(x) else "-" for x in report.errors().values()]
+            pairs = " ".join(f"{a:>9} {b:>8}" for a, b in zip(cells[::2], cells[1::2], strict=True))
+            lines.append(f"{kind[:20]:<20} {len(report.atoms):>7} {pairs}")
+        return "\n".join(lines)
+
+
+def evaluate(
+    energy: AbstractEnergy, dataset: Dataset, *, batch_atoms: int = 256, dtype: Any = np.float32, max_shapes: int = 2
+) -> Report:
+    """Compares an energy with the labels of a data set, in batches of about `batch_atoms` atoms.
+
+    Reference energies are added on the host in float64, so `dtype` float32 suffices for total energies of any size.
+
+    **Raises:** `UserError` where a frame holds an element that the energy does not know.
+    """
+    model, references = split_references(energy)
+    check_dataset(energy, dataset)
+    loader = Loader(
+        dataset, model.cutoff, batch_atoms=batch_atoms, references=references, dtype=dtype, max_shapes=max_shapes
+    )
+    return predict(model, loader, stress=any(r.stress is not None for r in dataset))
+
+
+def check_dataset(energy: AbstractEnergy, dataset: Dataset) -> None:
+    """Refuse frames with elements that an energy does not know.
+
+    **Raises:** `UserError` naming file, frame and elements.
+    """
+    for record in dataset:
+        try:
+            check_elements(energy, record.numbers)
+        except ValueError as error:
+            raise UserError(f"{record.where}: {error}") from error
+
+
+def split_references(energy: AbstractEnergy) -> tuple[AbstractEnergy, dict[int, float]]:
+    """An energy without its atomic references, and these [eV] by atomic number (empty where it has none)."""
+    terms = energy.terms if isinstance(energy, Sum) else (energy,)
+    rest = [term for term in terms if not isinstance(term, AtomicReferences)]
+    references: dict[int, float] = {}
+    for term in terms:
+        if isinstance(term, AtomicReferences):
+            for number, value in read_references(term).items():
+                references[number] = references.get(number, 0.0) + value
+    if not rest:
+        raise UserError("The energy consists of atomic references alone; there is nothing to train or compare.")
+    return (rest[0] if len(rest) == 1 else Sum(tuple(rest))), references
+
+
+def read_references(references: AtomicReferences) -> dict[int, float]:
+    """Reference energies [eV] by atomic number, with the precision that they are kept in."""
+    values = np.asarray(references.energies, np.float64)
+    return {n: float(e) for n, e in zip(references.elements or (), values, strict=True)}
+
+
+def predict(model: AbstractEnergy, loader: Loader, *, stress: bool) -> Report:
+    """Predictions for the frames of a loader; `model` is without references, which the labels are less too."""
+    records, frames = loader.dataset.records, loader.frames
+    atoms = np.array([len(r) for r in records])
+    first = np.concatenate([[0], np.cumsum(atoms)])
+    energy = np.full(len(records), np.nan)
+    forces = np.full((first[-1], 3), np.nan)
+    sigma = np.full((len(records), 3, 3), np.nan)
+    queue = [(indices, _derivatives(model, loader.pack(indices), stress)) for indices in loader.plan(0)]
+    for indices, out in queue:
+        start = 0
+        for slot, i in enumerate(indices):
+            energy[i] = (float(out.energy[slot]) + loader.offsets[i]) / atoms[i]
+            forces[first[i] : first[i + 1]] = np.asarray(out.forces[start : start + atoms[i]])
+            if stress and all(records[i].pbc):
+                volume = abs(np.linalg.det(records[i].cell))
+                sigma[i] = -np.asarray(out.stress[slot], np.float64) / volume
+            start += atoms[i]
+    missing = np.full((3, 3), np.nan)
+    return Report(
+        config_types=tuple(r.config_type for r in records),
+        atoms=atoms,
+        frame=np.repeat(np.arange(len(records)), atoms),
+        energy=energy,
+        energy_label=np.array([np.nan if r.energy is None else r.energy / len(r) for r in records]),
+        forces=forces,
+        forces_label=np.concatenate([np.full((len(r), 3), np.nan) if r.forces is None else r.forces for r in records]),
+        stress=sigma,
+        stress_label=np.stack(
+            [np.where(r.stress_mask, r.stress, missing) if _has_stress(r) else missing for r in records]
+        ),
+    )
+
+
+def _has_stress(record: Record) -> bool:
+    return record.stress is not None and all(record.pbc)
+
+
+@eqx.filter_jit
+def _derivatives(model: AbstractEnergy, batch: Batch, stress: bool) -> Derivatives:
+    """Energy, forces and, in place of the stress, the virial (zero where it is not asked for)."""
+    if stress:
+        return Derivatives(*energy_forces_virial(model, batch.graph))
+    energies, forces = energy_forces(model, batch.graph)
+    return Derivatives(energies, forces, jnp.zeros_like(batch.graph.cell))
+
+
+def _rms(values: np.ndarray, labels: np.ndarray) -> float:
+    """Over what is labelled; a prediction that is not finite shows."""
+    known = np.isfinite(labels)
+    return float(np.sqrt(np.mean((values - labels)[known] ** 2))) if known.any() else float("nan")
+
+
+def _mean_absolute(values: np.ndarray, labels: np.ndarray) -> float:
+    known = np.isfinite(labels)
+    return float(np.mean(np.abs(values - labels)[known])) if known.any() else float("nan")

@@ -1,0 +1,69 @@
+"""What training minimizes: weighted errors of energy, forces and stress."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxmlip.data import Batch
+from jaxmlip.energy import AbstractEnergy, energy_forces, energy_forces_virial
+
+
+class Weights(NamedTuple):
+    """Weights of the three terms; arrays inside a compiled step, so that they may change while training."""
+
+    energy: float | Float[Array, ""]
+    forces: float | Float[Array, ""]
+    stress: float | Float[Array, ""]
+
+
+class Loss(eqx.Module):
+    r"""Mean over frames of the weighted squares, or Huber losses $\rho$, of the residuals
+
+    $$L = \sum_\text{frames} \frac{w_E\, \rho(\Delta E / N) + w_F \frac{1}{3 \bar N} \sum_{i \alpha} \rho(\Delta F_{i \alpha})
+    + w_\sigma \frac{1}{9} \sum_{\alpha \beta} \rho(V \Delta \sigma_{\alpha \beta} / N)} {\text{frames}}$$
+
+    each residual over `scale` (in eV, eV/Å and eV: the force RMS of the data set makes the loss about 1 at the start).
+    $\bar N$ is the mean number of atoms of a frame. The stress enters as virial per atom, which is as large as an energy
+    per atom and does not care for vacuum. With squares this is the logarithm of a Gaussian likelihood: $w = 1/\sigma^2$
+    for residuals that are good to $\sigma$ (in units of `scale`). `huber` is where a Huber loss turns linear, in units
+    of `scale`; `None` is squares.
+
+    The loss is a sum over frames: what a frame is batched with, and padding, change nothing.
+
+    **Reference:** Huber, Ann. Math. Stat. 35, 73 (1964), doi:10.1214/aoms/1177703732.
+    """
+
+    scale: float = eqx.field(static=True, default=1.0)
+    huber: float | None = eqx.field(static=True, default=None)
+    stress: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        if self.scale <= 0 or (self.huber is not None and self.huber <= 0):
+            raise ValueError(f"`scale` and `huber` must be positive; got {self.scale} and {self.huber}.")
+
+    def __call__(self, energy: AbstractEnergy, batch: Batch, weights: Weights) -> Float[Array, ""]:
+        graph, labels = batch
+        if self.stress:
+            energies, forces, virial = energy_forces_virial(energy, graph)
+            per_atom = -virial * labels.inverse_atoms[:, None, None] - labels.virial_per_atom
+            stress = jnp.sum(labels.stress_weight * self._rho(per_atom))
+        else:
+            energies, forces = energy_forces(energy, graph)
+            stress = jnp.zeros((), energies.dtype)
+        energy_term = jnp.sum(labels.energy_weight * self._rho((energies - labels.energy) * labels.inverse_atoms))
+        force_term = jnp.sum(labels.force_weight[:, None] * self._rho(forces - labels.forces))
+        terms = (energy_term, force_term, stress)
+        weighted = [jnp.asarray(w, energies.dtype) * term for w, term in zip(weights, terms, strict=True)]
+        return (weighted[0] + weighted[1] + weighted[2]) / float(graph.systems)
+
+    def _rho(self, residual: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """The square of a scaled residual, or Huber's loss, which is the same near zero and linear far out."""
+        x = residual / self.scale
+        if self.huber is None:
+            return x * x
+        size = jnp.abs(x)
+        return jnp.where(size < self.huber, x * x, self.huber * (2.0 * size - self.huber))

@@ -1,0 +1,117 @@
+"""How to train: the settings, and the schedules that follow from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import optax
+
+from jaxmlip.errors import UserError
+from jaxmlip.learn.loss import Weights
+
+_OPTIMIZERS = ("adam", "amsgrad", "adamw", "muon")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """Settings of `fit`.
+
+    The length is `epochs`, or `steps`, or `max_minutes` of wall-clock time (from the time of the first steps the number
+    of steps is set once, so that the learning rate decays as it should); the shortest holds, 200 epochs without any.
+
+    - `learning_rate` is reached after `warmup_steps` and falls along a cosine to `final_rate` times itself.
+    - `energy_weight`, `force_weight`, `stress_weight`: see `jaxmlip.learn.loss.Loss`; a weight of zero does not ask for
+      the label. From the fraction `switch_at` of the steps on the energy weight is `late_energy_weight`.
+    - `clip` bounds the global norm of the gradient; `ema_decay` averages the parameters that are validated and kept.
+    - `huber` is where the loss turns linear, in units of the force RMS; `None` is squares.
+    - `references`: auto, isolated, least_squares, none, or see `jaxmlip.data.find_references`.
+    - `evaluations` is how many times validation data are evaluated; `patience` stops after so many without progress.
+    - `missing` is the fraction of frames that may lack a label that is asked for.
+    - `max_shapes` bounds the number of compilations of the training step.
+    - `dtype` of the whole training, float32 or float64.
+    """
+
+    epochs: int | None = None
+    steps: int | None = None
+    max_minutes: float | None = None
+    batch_size: int = 4
+    optimizer: str = "adam"
+    learning_rate: float = 0.01
+    final_rate: float = 0.01
+    warmup_steps: int = 50
+    weight_decay: float = 0.0
+    clip: float = 10.0
+    ema_decay: float = 0.995
+    energy_weight: float = 1.0
+    force_weight: float = 1.0
+    stress_weight: float = 0.0
+    late_energy_weight: float = 10.0
+    switch_at: float = 0.7
+    huber: float | None = None
+    references: str = "auto"
+    evaluations: int = 40
+    batch_atoms: int = 256
+    patience: int | None = None
+    missing: float = 0.0
+    max_shapes: int = 3
+    seed: int = 0
+    dtype: str = "float32"
+    checkpoint_minutes: float = 1.0
+
+    def __post_init__(self):
+        positive = ("epochs", "steps", "max_minutes", "batch_size", "learning_rate", "clip", "huber", "evaluations",
+                    "batch_atoms", "patience", "max_shapes")  # fmt: skip
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"`{name}` must be positive; got {value}.")
+        for name in ("warmup_steps", "weight_decay", "energy_weight", "force_weight", "stress_weight", "late_energy_weight",
+                     "checkpoint_minutes"):  # fmt: skip
+            if not getattr(self, name) >= 0:
+                raise UserError(f"`{name}` must not be negative; got {getattr(self, name)}.")
+        for name in ("final_rate", "ema_decay", "switch_at", "missing"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UserError(f"`{name}` is a fraction from 0 to 1; got {getattr(self, name)}.")
+        if self.optimizer not in _OPTIMIZERS:
+            raise UserError(f"`optimizer` is one of {', '.join(_OPTIMIZERS)}; got {self.optimizer!r}.")
+        if self.dtype not in ("float32", "float64"):
+            raise UserError(f"`dtype` is float32 or float64; got {self.dtype!r}.")
+        if max(self.energy_weight, self.late_energy_weight, self.force_weight, self.stress_weight) == 0:
+            raise UserError("All weights of the loss are zero: nothing to learn.")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that the loss asks for."""
+        asked = {
+            "energy": max(self.energy_weight, self.late_energy_weight),
+            "forces": self.force_weight,
+            "stress": self.stress_weight,
+        }
+        return tuple(label for label, weight in asked.items() if weight > 0)
+
+    def rate(self, step: int, total: int | None) -> float:
+        """Learning rate of a step; the length may be unknown while warming up."""
+        peak = self.learning_rate
+        if step < self.warmup_steps:
+            return peak * (step + 1) / self.warmup_steps
+        if total is None or total <= self.warmup_steps:
+            return peak
+        progress = min((step - self.warmup_steps) / max(total - self.warmup_steps, 1), 1.0)
+        return peak * (self.final_rate + (1.0 - self.final_rate) * 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+    def weights(self, step: int, total: int | None) -> Weights:
+        """Weights of the loss at a step."""
+        late = total is not None and step >= self.switch_at * total
+        energy = self.late_energy_weight if late else self.energy_weight
+        return Weights(energy, self.force_weight, self.stress_weight)
+
+    def build_optimizer(self) -> optax.GradientTransformation:
+        """The optimizer for a learning rate of 1; the step multiplies by the rate of the schedule."""
+        rules = {
+            "adam": lambda: optax.adam(1.0),
+            "amsgrad": lambda: optax.amsgrad(1.0),
+            "adamw": lambda: optax.adamw(1.0, weight_decay=self.weight_decay),
+            "muon": lambda: optax.contrib.muon(1.0, weight_decay=self.weight_decay),
+        }
+        return optax.chain(optax.clip_by_global_norm(self.clip), rules[self.optimizer]())
