@@ -1,0 +1,121 @@
+"""Checkpoints of a `State`: one JSON line, raw arrays, a SHA-256; written whole or not at all, and never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmlip.graph.neighbors import Neighbors, Plan
+from jaxmlip.simulate.npt import Barostat
+from jaxmlip.simulate.nvt import Chain, Heat
+from jaxmlip.simulate.state import State
+from jaxmlip.system import System
+
+_FORMAT = "jaxmlip-state-1"
+_CLASSES = {kind.__name__: kind for kind in (State, System, Neighbors, Plan, Heat, Chain, Barostat)}
+_DIGEST = 64
+
+
+def save_state(path: str | Path, state: State, **metadata: Any) -> Path:
+    """Write a checkpoint; `metadata` is anything JSON can hold. An older file stays intact until the new one is whole.
+
+    **Raises:** `OSError` where the disk refuses (full, read-only); the older checkpoint is still there.
+    """
+    path = Path(path)
+    arrays: list[np.ndarray] = []
+    tree = _describe(state, arrays)
+    shapes = [{"dtype": a.dtype.str, "shape": list(a.shape)} for a in arrays]
+    header = {"format": _FORMAT, "metadata": metadata, "tree": tree, "arrays": shapes}
+    body = json.dumps(header).encode() + b"\n" + b"".join(a.tobytes() for a in arrays)
+    write_atomically(path, body + hashlib.sha256(body).hexdigest().encode())
+    return path
+
+
+def load_state(path: str | Path) -> tuple[State, dict[str, Any]]:
+    """The state and the metadata of a checkpoint.
+
+    **Raises:** `ValueError` where the file is not a whole, unchanged checkpoint of this version.
+    """
+    data = Path(path).read_bytes()
+    body, digest = data[:-_DIGEST], data[-_DIGEST:]
+    line, _, raw = body.partition(b"\n")
+    if _FORMAT.encode() not in line[:64]:
+        raise ValueError(f"{path} is not a checkpoint of the format {_FORMAT}.")
+    if hashlib.sha256(body).hexdigest().encode() != digest:
+        raise ValueError(f"{path} is damaged: its SHA-256 does not match. Use an older checkpoint.")
+    header = json.loads(line)
+    arrays, start = [], 0
+    for entry in header["arrays"]:
+        dtype = np.dtype(entry["dtype"])
+        size = dtype.itemsize * int(np.prod(entry["shape"], dtype=np.int64))
+        arrays.append(np.frombuffer(raw[start : start + size], dtype).reshape(entry["shape"]))
+        start += size
+    return _rebuild(header["tree"], arrays), header["metadata"]
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: beside it first, to the disk, then renamed into its place."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _describe(node: Any, arrays: list[np.ndarray]) -> Any:
+    """A JSON value for a tree of modules; arrays go to the list."""
+    if isinstance(node, (eqx.Module, Plan)):
+        name = type(node).__name__
+        if _CLASSES.get(name) is not type(node):
+            raise TypeError(f"A checkpoint cannot hold a {type(node)}; it holds {sorted(_CLASSES)}.")
+        return {"class": name, "fields": {k: _describe(v, arrays) for k, v in vars(node).items()}}
+    if isinstance(node, jax.Array) and jnp.issubdtype(node.dtype, jax.dtypes.prng_key):
+        arrays.append(np.asarray(jax.random.key_data(node)))
+        return {"key": str(jax.random.key_impl(node)), "array": len(arrays) - 1}
+    if isinstance(node, (jax.Array, np.ndarray, np.generic)):
+        arrays.append(np.ascontiguousarray(node).reshape(np.shape(node)))
+        return {"array": len(arrays) - 1}
+    if isinstance(node, (tuple, list)):
+        return {type(node).__name__: [_describe(x, arrays) for x in node]}
+    if node is None or isinstance(node, (bool, int, float, str)):
+        return node
+    raise TypeError(f"A checkpoint cannot hold a {type(node)}.")
+
+
+def _rebuild(node: Any, arrays: list[np.ndarray]) -> Any:
+    if not isinstance(node, dict):
+        return node
+    if "class" in node:
+        kind = _CLASSES[node["class"]]
+        module = object.__new__(kind)
+        for name, value in node["fields"].items():
+            object.__setattr__(module, name, _rebuild(value, arrays))
+        return module
+    if "key" in node:
+        return jax.random.wrap_key_data(jnp.asarray(arrays[node["array"]]), impl=node["key"])
+    if "array" in node:
+        value = arrays[node["array"]]
+        if value.dtype.itemsize == 8 and not jax.config.jax_enable_x64:
+            raise ValueError("The checkpoint is in 64 bit: enable it (`jax_enable_x64`) to continue it to the bit.")
+        return jnp.asarray(value)
+    kind, items = next(iter(node.items()))
+    values = [_rebuild(x, arrays) for x in items]
+    return tuple(values) if kind == "tuple" else values

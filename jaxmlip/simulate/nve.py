@@ -1,0 +1,78 @@
+"""Newton's equations by velocity Verlet: constant number, volume and energy."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxmlip.energy import AbstractEnergy
+from jaxmlip.graph.neighbors import Neighbors, update
+from jaxmlip.observables.thermo import kinetic_energy
+from jaxmlip.simulate.integrator import AbstractIntegrator, check_positive
+from jaxmlip.simulate.state import State, evaluate, replace, with_positions
+from jaxmlip.system import System
+
+
+class NVE(AbstractIntegrator):
+    """Velocity Verlet with a `timestep` [time unit; enter as `0.5 * units.fs`].
+
+    **Reference:** Swope, Andersen, Berens & Wilson, J. Chem. Phys. 76, 637 (1982), doi:10.1063/1.442716.
+    Checked against `jax_md.simulate.nve`.
+    """
+
+    timestep: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+
+    def __check_init__(self):
+        check_positive("timestep", "Å·sqrt(u/eV); enter as `0.5 * units.fs`", self.timestep)
+
+    def step(self, energy: AbstractEnergy, state: State) -> State:
+        return verlet_step(energy, state, self.timestep)
+
+    def conserved(self, state: State) -> Float[Array, ""]:
+        return state.energy + kinetic_energy(state.momenta, state.system.masses)
+
+    def degrees_of_freedom(self, system: System) -> int:
+        return 3 * len(system.numbers) - 3
+
+    def bath(self, system: System) -> None:
+        return None
+
+    def start_temperature(self) -> None:
+        return None
+
+
+def verlet_step(energy: AbstractEnergy, state: State, timestep: Float[Array, ""]) -> State:
+    """Half a kick, a drift, half a kick with the new forces; the step counter goes up by one."""
+    dt = timestep.astype(state.momenta.dtype)
+    momenta = kick(state.momenta, state.forces, 0.5 * dt)
+    system = with_positions(state.system, drift(state.system, momenta, dt))
+    neighbors, value, forces = refresh(energy, state.neighbors, system)
+    return replace(
+        state,
+        system=system,
+        momenta=kick(momenta, forces, 0.5 * dt),
+        energy=value,
+        forces=forces,
+        neighbors=neighbors,
+        step=state.step + 1,
+    )
+
+
+def kick(
+    momenta: Float[Array, "atoms 3"], forces: Float[Array, "atoms 3"], dt: Float[Array, ""]
+) -> Float[Array, "atoms 3"]:
+    r"""Momenta after a time `dt` of constant forces, $p + F dt$."""
+    return momenta + dt * forces
+
+
+def drift(system: System, momenta: Float[Array, "atoms 3"], dt: Float[Array, ""]) -> Float[Array, "atoms 3"]:
+    r"""Positions after a time `dt` of free flight, $r + p / m \, dt$."""
+    return system.positions + dt * momenta / system.masses[:, None]
+
+
+def refresh(
+    energy: AbstractEnergy, neighbors: Neighbors, system: System
+) -> tuple[Neighbors, Float[Array, ""], Float[Array, "atoms 3"]]:
+    """The neighbor list brought up to date where its skin asks for it, and the energy and forces there."""
+    neighbors = update(neighbors, system)
+    value, forces = evaluate(energy, system, neighbors)
+    return neighbors, value, forces

@@ -1,0 +1,167 @@
+"""The loop: chunks, restarts, replays, guards."""
+
+import dataclasses
+import os
+import signal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmlip import units
+from jaxmlip.simulate import NPT, NVE, Guards, Interrupted, Langevin, NoseHoover, SimulationError, load_state, run
+
+INTEGRATORS = {
+    "nve": NVE(2.0 * units.fs),
+    "langevin": Langevin(2.0 * units.fs, 80.0, 0.01 / units.fs),
+    "nose-hoover": NoseHoover(2.0 * units.fs, 80.0, 100.0 * units.fs),
+    "npt": NPT(2.0 * units.fs, 80.0, 0.01 / units.fs, 0.0, 0.3 * units.ps, shape="triclinic"),
+}
+
+
+def observe(state):
+    return {"energy": state.energy, "volume": state.system.volume(), "step": state.step}
+
+
+def leaves(state):
+    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return [np.asarray(jax.random.key_data(x) if is_key(x) else x) for x in jax.tree.leaves(state)]
+
+
+def assert_same(one, other):
+    for a, b in zip(leaves(one), leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module", params=list(INTEGRATORS))
+def started(request, lj, argon):
+    integrator = INTEGRATORS[request.param]
+    return integrator, integrator.init(lj, argon, key=jax.random.key(1), temperature=160.0, skin=0.4)
+
+
+def test_a_restart_from_a_file_continues_to_the_bit(started, lj, tmp_path):
+    integrator, state = started
+    whole, record = run(integrator, lj, state, steps=200, every=50, observe=observe)
+    half, first = run(integrator, lj, state, steps=100, every=50, observe=observe, checkpoint=tmp_path / "state")
+    loaded, _ = load_state(tmp_path / "state")
+    assert_same(half, loaded)
+    again, second = run(integrator, lj, loaded, steps=100, every=50, observe=observe)
+    assert_same(whole, again)
+    for name in record:
+        np.testing.assert_array_equal(record[name], np.concatenate([first[name], second[name]]))
+    assert np.any(np.asarray(whole.neighbors.reference_positions) != np.asarray(state.system.positions)), "no rebuild"
+    assert record["step"].tolist() == [50, 100, 150, 200]
+
+
+def test_a_stride_changes_no_result(started, lj):
+    integrator, state = started
+    one, _ = run(integrator, lj, state, steps=120, every=7)
+    other, _ = run(integrator, lj, state, steps=120, every=120)
+    assert_same(one, other)
+
+
+def test_an_overflow_is_replayed_as_if_there_had_been_room(started, lj, caplog):
+    integrator, state = started
+    capacity = int(state.neighbors.needed)
+    tight = integrator.init(lj, state.system, key=jax.random.key(1), temperature=400.0, skin=0.4, capacity=capacity)
+    with caplog.at_level("INFO", logger="jaxmlip.simulate.run"):
+        replayed, record = run(integrator, lj, tight, steps=600, every=50, observe=observe)
+    assert "enlarged" in caplog.text, "the test needs an overflow"
+    ample = dataclasses.replace(tight, neighbors=_padded(tight.neighbors, replayed.neighbors.capacity))
+    direct, expected = run(integrator, lj, ample, steps=600, every=50, observe=observe)
+    np.testing.assert_array_equal(record["energy"], expected["energy"])
+    assert record["step"].tolist() == list(range(50, 601, 50))
+    assert_same(replayed, direct)
+
+
+def _padded(neighbors, capacity):
+    """The same list with more empty slots."""
+    more = capacity - neighbors.capacity
+    own = jnp.broadcast_to(jnp.arange(neighbors.senders.shape[1], dtype=jnp.int32), (more, neighbors.senders.shape[1]))
+    return dataclasses.replace(
+        neighbors,
+        senders=jnp.concatenate([neighbors.senders, own]),
+        shifts=jnp.pad(neighbors.shifts, ((0, 0), (0, more), (0, 0))),
+        edge_mask=jnp.pad(neighbors.edge_mask, ((0, more), (0, 0))),
+    )
+
+
+class TestGuards:
+    @pytest.fixture(scope="class")
+    def hot(self, lj, argon):
+        """Steps so long that the atoms run into each other."""
+        integrator = NVE(60.0 * units.fs)
+        return integrator, integrator.init(lj, argon, key=jax.random.key(2), temperature=900.0)
+
+    @pytest.mark.parametrize(
+        "guards, words",
+        [
+            (Guards(energy_jump=0.05), "jumped by"),
+            (Guards(max_temperature=1500.0, energy_jump=None), "temperature exceeds 1500"),
+            (Guards(closest_pair=2.5, energy_jump=None, max_temperature=None), r"Å apart \(limit 2.5\)"),
+            (None, "not finite"),
+        ],
+    )
+    def test_a_broken_guard_stops_with_cause_last_good_state_and_checkpoint(self, hot, lj, tmp_path, guards, words):
+        integrator, state = hot
+        with pytest.raises(SimulationError, match=words) as caught:
+            run(integrator, lj, state, steps=20_000, every=2, guards=guards, observe=observe, checkpoint=tmp_path / "s")
+        error = caught.value
+        kept, _ = load_state(tmp_path / "s")
+        assert_same(kept, error.state)
+        assert 0 <= error.step - int(kept.step) <= 2, "the last good frame is the last one before the failure"
+        assert np.isfinite(error.record["energy"]).all() and error.record["step"].tolist()[-1:] in (
+            [],
+            [int(kept.step)],
+        )
+        assert str(error.checkpoint) in str(error)
+        onward = NVE(1.0 * units.fs)
+        run(onward, lj, kept, steps=5, every=5)
+
+    def test_limits_must_be_positive(self):
+        with pytest.raises(ValueError, match="must be positive"):
+            Guards(closest_pair=-1.0)
+
+
+def test_ctrl_c_ends_the_run_with_a_checkpoint_that_continues_to_the_bit(lj, argon, tmp_path):
+    integrator = INTEGRATORS["langevin"]
+    state = integrator.init(lj, argon, key=jax.random.key(1))
+
+    def interrupt(current):
+        if int(current.step) > 50:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted) as caught:
+        run(integrator, lj, state, steps=10**8, every=10, checkpoint=tmp_path / "s", progress=interrupt)
+    assert signal.getsignal(signal.SIGINT) is before
+    kept, _ = load_state(tmp_path / "s")
+    assert_same(kept, caught.value.state)
+    direct, _ = run(integrator, lj, state, steps=int(kept.step), every=10)
+    assert_same(kept, direct)
+
+
+def test_nothing_is_compiled_twice_for_other_parameters(lj, argon):
+    class Counting(NVE):
+        def step(self, energy, state):
+            traces.append(1)
+            return super().step(energy, state)
+
+    traces: list[int] = []
+    for timestep, epsilon in [(1.0, 0.0104), (2.0, 0.02), (0.5, 0.01)]:
+        integrator = Counting(timestep * units.fs)
+        energy = eqx.tree_at(lambda e: e.epsilon, lj, jnp.asarray(epsilon))
+        state = integrator.init(energy, argon, key=jax.random.key(1), temperature=80.0)
+        run(integrator, energy, state, steps=20, every=10)
+        first = len(traces) if timestep == 1.0 else first
+    assert len(traces) == first > 0
+
+
+@pytest.mark.parametrize("steps, every", [(-1, 10), (10, 0), (2**31, 10)])
+def test_counts_that_make_no_sense_are_refused(lj, argon, steps, every):
+    integrator = INTEGRATORS["langevin"]
+    state = integrator.init(lj, argon, key=jax.random.key(1))
+    with pytest.raises(ValueError, match="steps"):
+        run(integrator, lj, state, steps=steps, every=every)
