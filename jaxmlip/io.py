@@ -95,8 +95,9 @@ class Record:
 
     @property
     def is_isolated_atom(self) -> bool:
-        """One atom with nothing around it: its energy is the reference energy of the element."""
-        return len(self) == 1 and not any(self.pbc)
+        """One atom with nothing around it, or called so: its energy is the reference energy of the element."""
+        called = self.config_type.lower().replace("_", "") == "isolatedatom"
+        return len(self) == 1 and (called or not any(self.pbc))
 
     def has(self, label: str) -> bool:
         """Whether the frame carries this label (`energy`, `forces` or `stress`)."""
@@ -108,9 +109,9 @@ def read_frames(path: str | Path, *, keys: Mapping[str, str] | None = None) -> l
 
     Labels are looked for under `REF_energy`, `REF_forces`, `REF_stress` first, then among ASE's calculator results
     (forces without constraints applied). `keys` names other keys, `{"energy": "dft_energy"}`; a label that is named so
-    is looked for there only. Stress is nine numbers row by row or six in ASE's order xx yy zz yz xz xy; `stress_offdiag_ok=F`
-    in a frame masks its shear components. Left-handed cells become right-handed by turning all three lattice vectors
-    round, which is the same crystal.
+    is looked for there only. Stress is nine numbers row by row or six in ASE's order xx yy zz yz xz xy;
+    `stress_offdiag_ok=F` in a frame masks its shear components. Left-handed cells become right-handed by turning all
+    three lattice vectors round, which is the same crystal.
 
     **Raises:** `UserError`, with file and frame, for whatever cannot be read or must not be trusted: no frames, a frame
     cut short, labels that are not finite or of the wrong shape, cells without volume.
@@ -183,13 +184,12 @@ def _split_xyz(text: str, path: str) -> Iterator[str]:
             )
         stop = start + 2 + int(count)
         if stop > len(lines) + (0 if whole else 1):
-            raise UserError(
-                f"{where} is cut short: it declares {count} atoms, but {max(len(lines) - start - 2, 0)} whole lines follow."
-            )
+            found = max(len(lines) - start - 2, 0)
+            raise UserError(f"{where} is cut short: it declares {count} atoms, but {found} whole lines follow.")
         if stop > len(lines):
             raise UserError(
-                f"{where} may be cut short: the file does not end with a newline, so the last number may have lost digits. "
-                "If the file is complete, add a newline at its end."
+                f"{where} may be cut short: the file does not end with a newline, so the last number may have lost "
+                "digits. If the file is complete, add a newline at its end."
             )
         yield "\n".join(lines[start:stop]) + "\n"
         start, index = stop, index + 1
@@ -218,7 +218,7 @@ def _record(atoms: ase.Atoms, path: str, index: int, keys: Mapping[str, str]) ->
         numbers=np.array(atoms.numbers, np.int32),
         cell=cell,
         pbc=pbc,
-        charge=_number(atoms, "charge", where, 0.0),
+        charge=_number(atoms, "total_charge" if "total_charge" in atoms.info else "charge", where, 0.0),
         masses=masses if np.all(masses > 0) else np.asarray(MASSES)[atoms.numbers],
         energy=_energy(values["energy"], where, sources["energy"]),
         forces=_forces(values["forces"], len(atoms), where, sources["forces"]),

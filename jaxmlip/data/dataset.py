@@ -96,6 +96,17 @@ class Dataset:
             counts[record.config_type] = counts.get(record.config_type, 0) + 1
         return counts
 
+    def notices(self) -> list[str]:
+        """What a user should know of how the frames were read."""
+        turned = sum(r.was_left_handed for r in self)
+        masked = sum(r.stress is not None and not r.stress_mask.all() for r in self)
+        notices = []
+        if turned:
+            notices.append(f"{turned} left-handed cells were made right-handed (same crystal, same labels).")
+        if masked:
+            notices.append(f"the shear stress of {masked} frames is masked, as they ask for.")
+        return notices
+
     def census(self) -> str:
         """A table: how many frames of each file carry which label, and under which key."""
         lines = []
@@ -163,7 +174,8 @@ def require_labels(dataset: Dataset, labels: Sequence[str], *, missing: float = 
         if not asked or len(lacking) > missing * len(asked):
             first = f"; the first is {lacking[0].where}" if lacking else ""
             raise UserError(
-                f"The loss asks for {label}, but {len(lacking)} of {len(asked)} frames have none{first}.\n{dataset.census()}\n"
+                f"The loss asks for {label}, but {len(lacking)} of {len(asked)} frames have none{first}.\n"
+                f"{dataset.census()}\n"
                 f"Name the key of the label, set the weight of {label} to 0, or allow a fraction of missing labels."
             )
 

@@ -1,7 +1,7 @@
 """Padded batches in few shapes: neighbor lists made once on the host, frames packed beside each other.
 
-Every new shape is a compilation, so a loader chooses at most `max_shapes` pairs (atoms, neighbors) that waste the least,
-from the batches that the first epochs will see, and pads every batch to the cheapest that holds it.
+Every new shape is a compilation, so a loader chooses at most `max_shapes` pairs (atoms, neighbors) that waste the
+least, from the batches that the first epochs will see, and pads every batch to the cheapest that holds it.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class Loader:
     Give `batch_size`, the frames of a batch, to train: they are shuffled each epoch. Give `batch_atoms` to evaluate:
     frames of similar size follow each other, as many to a batch as that many atoms allow.
 
-    Loss weights are normalized so that a loss is a sum over frames: a frame counts the same whatever it is batched with,
-    and a force component counts the same in small frames and in large ones. `epoch(n)` depends on `seed` and `n` alone.
+    Loss weights are normalized so that a loss is a sum over frames: a frame counts the same whatever it is batched
+    with, and a force component the same in small frames and in large ones. `epoch(n)` depends on `seed` and `n` alone.
     """
 
     def __init__(
@@ -89,6 +89,8 @@ class Loader:
     ):
         if len(dataset) == 0:
             raise UserError("A loader needs at least one frame; got none.")
+        if cutoff <= 0:
+            raise UserError(f"The cutoff of the energy must be positive [Å]; got {cutoff}.")
         if (batch_size is None) == (batch_atoms is None):
             raise ValueError("Give either `batch_size` (frames, shuffled) or `batch_atoms` (in order of size).")
         if (batch_size or batch_atoms) < 1 or max_shapes < 1:
@@ -175,8 +177,8 @@ class Loader:
 def choose_shapes(sizes: np.ndarray, largest: tuple[int, int], max_shapes: int) -> tuple[tuple[int, int], ...]:
     """At most `max_shapes` shapes (atoms, neighbors) that batches of these sizes fit in with little waste.
 
-    Batches are ordered by size and cut into runs, each padded to its largest, by dynamic programming; a further run must
-    save 5 % of the work. Where the batches seen are not the largest that can occur, `largest` is one of the shapes.
+    Batches are ordered by size and cut into runs, each padded to its largest, by dynamic programming; a further run
+    must save 5 % of the work. Where no batch seen is as large as can be, `largest` is one of the shapes.
     """
     sizes = sizes[np.argsort(sizes[:, 0] * sizes[:, 1], kind="stable")]
     if len(sizes) > _SAMPLE:

@@ -5,8 +5,10 @@ from jaxmlip.learn.evaluate import evaluate as evaluate
 from jaxmlip.learn.loss import Loss as Loss
 from jaxmlip.learn.loss import Weights as Weights
 from jaxmlip.learn.settings import TrainSettings as TrainSettings
+from jaxmlip.learn.step import Problem as Problem
+from jaxmlip.learn.step import TrainState as TrainState
+from jaxmlip.learn.step import init as init
+from jaxmlip.learn.step import step as step
 from jaxmlip.learn.train import FitResult as FitResult
-from jaxmlip.learn.train import TrainState as TrainState
+from jaxmlip.learn.train import best_energy as best_energy
 from jaxmlip.learn.train import fit as fit
-from jaxmlip.learn.train import init as init
-from jaxmlip.learn.train import step as step

@@ -32,8 +32,11 @@ def save(folder: Path, name: str, step: int, tree: Any, extra: dict[str, Any] | 
     target = folder / f"{name}-{step:09d}"
     scratch = folder / f".writing-{target.name}"
     try:
+        if target.is_dir() and _is_intact(target):
+            return target
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(scratch, ignore_errors=True)
+        for leftover in folder.glob(".writing-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         scratch.mkdir()
         leaves = _leaves(tree)
         _write_arrays(scratch / "arrays", {k: v for k, v in leaves.items() if v.size})
@@ -47,7 +50,7 @@ def save(folder: Path, name: str, step: int, tree: Any, extra: dict[str, Any] | 
         raise UserError(f"Cannot write the checkpoint {target}: {error}. Earlier checkpoints are intact.") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    for old in steps(folder, name)[:-keep]:
+    for old in [s for s in steps(folder, name) if s < step][: -keep + 1 or None]:
         shutil.rmtree(folder / f"{name}-{old:09d}", ignore_errors=True)
     return target
 
@@ -62,8 +65,8 @@ def steps(folder: Path, name: str) -> list[int]:
 def load(path: Path, template: Tree) -> tuple[Tree, dict[str, Any]]:
     """The pytree of a checkpoint, shaped like `template`, and its extra.
 
-    **Raises:** `UserError` where a file is missing, added or altered, or where names, shapes or dtypes of the arrays are
-    not those of `template`: nothing is cast.
+    **Raises:** `UserError` where a file is missing, added or altered, or where names, shapes or dtypes of the arrays
+    are not those of `template`: nothing is cast.
     """
     verify(path)
     content = json.loads((path / "state.json").read_text())
@@ -84,8 +87,19 @@ def load(path: Path, template: Tree) -> tuple[Tree, dict[str, Any]]:
 def load_last(folder: Path, name: str, template: Tree, notify=print) -> tuple[Tree, dict[str, Any]] | None:
     """The newest checkpoint that is whole; `notify` is told of damaged ones. `None` where there never was one.
 
-    **Raises:** `UserError` where all are damaged, or one is whole but does not fit `template`.
+    **Raises:** `UserError` where all are damaged, or the newest whole one does not fit `template`.
     """
+    path = _last_intact(folder, name, notify)
+    return None if path is None else load(path, template)
+
+
+def load_extra(folder: Path, name: str, notify=print) -> dict[str, Any] | None:
+    """The extra of the newest checkpoint that is whole; see `load_last`."""
+    path = _last_intact(folder, name, notify)
+    return None if path is None else json.loads((path / "state.json").read_text())["extra"]
+
+
+def _last_intact(folder: Path, name: str, notify) -> Path | None:
     found = steps(folder, name)
     for step in reversed(found):
         path = folder / f"{name}-{step:09d}"
@@ -94,10 +108,18 @@ def load_last(folder: Path, name: str, template: Tree, notify=print) -> tuple[Tr
         except UserError as error:
             notify(f"{error} Falling back to the checkpoint before.")
             continue
-        return load(path, template)
+        return path
     if found:
         raise UserError(f"No checkpoint {name} in {folder} is intact; start again in an empty folder.")
     return None
+
+
+def _is_intact(path: Path) -> bool:
+    try:
+        verify(path)
+    except UserError:
+        return False
+    return True
 
 
 def verify(path: Path) -> None:
@@ -153,8 +175,11 @@ def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     import orbax.checkpoint as ocp
 
     names = _names(list(arrays))
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(path.absolute(), {names[key]: array for key, array in arrays.items()})
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            checkpointer.save(path.absolute(), {names[key]: array for key, array in arrays.items()})
+    except (ValueError, RuntimeError) as error:  # the store's words for a disk that is full or read-only
+        raise OSError(str(error).splitlines()[0][:200]) from error
 
 
 def _read_arrays(path: Path, keys: list[str]) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
@@ -29,8 +29,8 @@ from jaxmlip.io import Record
 class Report:
     """Predictions and labels of the frames of a data set, in order; what is missing is NaN. Internal units.
 
-    `energy*` [frames] are per atom, without and with label; `forces*` [atoms 3] are of all frames one after the other, and
-    `frame` [atoms] says whose; `stress*` [frames 3 3]. Components that are masked count as missing.
+    `energy*` [frames] are per atom; `forces*` [atoms 3] are of all frames one after the other, and `frame` [atoms] says
+    whose; `stress*` [frames 3 3], of which masked components count as missing; `volume` [frames] is per atom.
     """
 
     config_types: tuple[str, ...]
@@ -42,6 +42,7 @@ class Report:
     forces_label: np.ndarray
     stress: np.ndarray
     stress_label: np.ndarray
+    volume: np.ndarray
 
     @property
     def energy_rmse(self) -> float:
@@ -67,6 +68,12 @@ class Report:
         return _rms(self.stress, self.stress_label)
 
     @property
+    def virial_rmse(self) -> float:
+        """Stress times volume per atom [eV], over components."""
+        volume = self.volume[:, None, None]
+        return _rms(volume * self.stress, volume * self.stress_label)
+
+    @property
     def stress_mae(self) -> float:
         return _mean_absolute(self.stress, self.stress_label)
 
@@ -75,11 +82,11 @@ class Report:
         keep = np.array([c == config_type for c in self.config_types])
         number = np.cumsum(keep) - 1
         per_atom = keep[self.frame]
-        frames = {n: getattr(self, n)[keep] for n in ("atoms", "energy", "energy_label", "stress", "stress_label")}
+        names = ("atoms", "energy", "energy_label", "stress", "stress_label", "volume")
+        frames = {n: getattr(self, n)[keep] for n in names}
         atoms = {n: getattr(self, n)[per_atom] for n in ("forces", "forces_label")}
-        return Report(
-            config_types=(config_type,) * int(keep.sum()), frame=number[self.frame[per_atom]], **frames, **atoms
-        )
+        kinds = (config_type,) * int(keep.sum())
+        return Report(config_types=kinds, frame=number[self.frame[per_atom]], **frames, **atoms)
 
     def rows(self) -> dict[str, Report]:
         """The report of each `config_type`, and of `all`."""
@@ -158,22 +165,22 @@ def read_references(references: AtomicReferences) -> dict[int, float]:
 
 
 def predict(model: AbstractEnergy, loader: Loader, *, stress: bool) -> Report:
-    """Predictions for the frames of a loader; `model` is without references, which the labels are less too."""
-    records, frames = loader.dataset.records, loader.frames
+    """Predictions for the frames of a loader; `model` is without the references, which are added here in float64."""
+    records = loader.dataset.records
     atoms = np.array([len(r) for r in records])
     first = np.concatenate([[0], np.cumsum(atoms)])
+    volume = np.array([abs(np.linalg.det(r.cell)) / len(r) if all(r.pbc) else np.nan for r in records])
     energy = np.full(len(records), np.nan)
     forces = np.full((first[-1], 3), np.nan)
     sigma = np.full((len(records), 3, 3), np.nan)
-    queue = [(indices, _derivatives(model, loader.pack(indices), stress)) for indices in loader.plan(0)]
-    for indices, out in queue:
+    for indices, out in _ahead((i, _derivatives(model, loader.pack(i), stress)) for i in loader.plan(0)):
+        totals, gradients, virials = (np.asarray(x, np.float64) for x in out)
         start = 0
         for slot, i in enumerate(indices):
-            energy[i] = (float(out.energy[slot]) + loader.offsets[i]) / atoms[i]
-            forces[first[i] : first[i + 1]] = np.asarray(out.forces[start : start + atoms[i]])
-            if stress and all(records[i].pbc):
-                volume = abs(np.linalg.det(records[i].cell))
-                sigma[i] = -np.asarray(out.stress[slot], np.float64) / volume
+            energy[i] = (totals[slot] + loader.offsets[i]) / atoms[i]
+            forces[first[i] : first[i + 1]] = gradients[start : start + atoms[i]]
+            if stress:
+                sigma[i] = -virials[slot] / (volume[i] * atoms[i])
             start += atoms[i]
     missing = np.full((3, 3), np.nan)
     return Report(
@@ -186,9 +193,19 @@ def predict(model: AbstractEnergy, loader: Loader, *, stress: bool) -> Report:
         forces_label=np.concatenate([np.full((len(r), 3), np.nan) if r.forces is None else r.forces for r in records]),
         stress=sigma,
         stress_label=np.stack(
-            [np.where(r.stress_mask, r.stress, missing) if _has_stress(r) else missing for r in records]
+            [np.where(r.stress_mask, r.stress, np.nan) if _has_stress(r) else missing for r in records]
         ),
+        volume=volume,
     )
+
+
+def _ahead(items: Iterator) -> Iterator:
+    """The same items, with the next one always begun: the device works while the host unpacks."""
+    before = next(items)
+    for item in items:
+        yield before
+        before = item
+    yield before
 
 
 def _has_stress(record: Record) -> bool:

@@ -21,18 +21,18 @@ class Weights(NamedTuple):
 
 
 class Loss(eqx.Module):
-    r"""Mean over frames of the weighted squares, or Huber losses $\rho$, of the residuals
+    r"""The mean over frames of the weighted squares, or Huber losses, $\rho$ of what is wrong with each:
 
-    $$L = \sum_\text{frames} \frac{w_E\, \rho(\Delta E / N) + w_F \frac{1}{3 \bar N} \sum_{i \alpha} \rho(\Delta F_{i \alpha})
-    + w_\sigma \frac{1}{9} \sum_{\alpha \beta} \rho(V \Delta \sigma_{\alpha \beta} / N)} {\text{frames}}$$
+    $$w_E\, \rho\left(\frac{\Delta E}{N}\right)
+    + \frac{w_F}{3 \bar N} \sum_{i \alpha} \rho(\Delta F_{i \alpha})
+    + \frac{w_\sigma}{9} \sum_{\alpha \beta} \rho\left(\frac{V}{N} \Delta \sigma_{\alpha \beta}\right)$$
 
-    each residual over `scale` (in eV, eV/Å and eV: the force RMS of the data set makes the loss about 1 at the start).
-    $\bar N$ is the mean number of atoms of a frame. The stress enters as virial per atom, which is as large as an energy
-    per atom and does not care for vacuum. With squares this is the logarithm of a Gaussian likelihood: $w = 1/\sigma^2$
-    for residuals that are good to $\sigma$ (in units of `scale`). `huber` is where a Huber loss turns linear, in units
-    of `scale`; `None` is squares.
-
-    The loss is a sum over frames: what a frame is batched with, and padding, change nothing.
+    with every residual over `scale` (eV, eV/Å, eV: the RMS of the forces makes the loss about 1 at the start) and
+    $\bar N$ the mean number of atoms of a frame. Stress enters as virial per atom, which is as large as an energy per
+    atom and does not care for vacuum. With squares this is the logarithm of a Gaussian likelihood, up to a constant:
+    $w = 1 / \sigma^2$ for labels and a model that are good to $\sigma$, in units of `scale`. `huber` is where the loss
+    turns linear, in units of `scale`; `None` means squares. It is a sum over frames: what a frame is batched with, and
+    padding, change nothing.
 
     **Reference:** Huber, Ann. Math. Stat. 35, 73 (1964), doi:10.1214/aoms/1177703732.
     """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 
 class Progress:
@@ -59,6 +61,17 @@ class Progress:
             self._bar.console.print(line, highlight=False, markup=False)
         else:
             print(line, file=sys.stderr, flush=True)
+
+
+def spell_metrics(line: Mapping[str, Any]) -> str:
+    """A line of metrics for people."""
+    names = {
+        "valid_energy_rmse_meV_per_atom": "E meV/atom",
+        "valid_force_rmse_meV_per_A": "F meV/Å",
+        "valid_stress_rmse_GPa": "S GPa",
+    }
+    errors = "".join(f"  {name} {line[key]:.4g}" for key, name in names.items() if key in line)
+    return f"epoch {line['epoch']:.1f}  {line['minutes']:.1f} min  loss {line['train_loss']:.4g}{errors}"
 
 
 def _clock(seconds: float) -> str:

@@ -66,8 +66,9 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"`{name}` must be positive; got {value}.")
-        for name in ("warmup_steps", "weight_decay", "energy_weight", "force_weight", "stress_weight", "late_energy_weight",
-                     "checkpoint_minutes"):  # fmt: skip
+        not_negative = ("warmup_steps", "weight_decay", "energy_weight", "force_weight", "stress_weight",
+                        "late_energy_weight", "checkpoint_minutes")  # fmt: skip
+        for name in not_negative:
             if not getattr(self, name) >= 0:
                 raise UserError(f"`{name}` must not be negative; got {getattr(self, name)}.")
         for name in ("final_rate", "ema_decay", "switch_at", "missing"):
@@ -75,6 +76,8 @@ class TrainSettings:
                 raise UserError(f"`{name}` is a fraction from 0 to 1; got {getattr(self, name)}.")
         if self.optimizer not in _OPTIMIZERS:
             raise UserError(f"`optimizer` is one of {', '.join(_OPTIMIZERS)}; got {self.optimizer!r}.")
+        if self.weight_decay > 0 and self.optimizer not in ("adamw", "muon"):
+            raise UserError(f"`weight_decay` needs the optimizer adamw or muon; got {self.optimizer}.")
         if self.dtype not in ("float32", "float64"):
             raise UserError(f"`dtype` is float32 or float64; got {self.dtype!r}.")
         if max(self.energy_weight, self.late_energy_weight, self.force_weight, self.stress_weight) == 0:
@@ -112,6 +115,8 @@ class TrainSettings:
             "adam": lambda: optax.adam(1.0),
             "amsgrad": lambda: optax.amsgrad(1.0),
             "adamw": lambda: optax.adamw(1.0, weight_decay=self.weight_decay),
-            "muon": lambda: optax.contrib.muon(1.0, weight_decay=self.weight_decay),
+            "muon": lambda: optax.contrib.muon(
+                1.0, weight_decay=self.weight_decay, adam_weight_decay=self.weight_decay
+            ),
         }
         return optax.chain(optax.clip_by_global_norm(self.clip), rules[self.optimizer]())
