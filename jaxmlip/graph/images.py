@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,20 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmlip.graph.compact import WORD, select_bits
-from jaxmlip.graph.lattice import product, reciprocal
+from jaxmlip.graph.lattice import fractional_once, product, reciprocal
+
+
+class Found(NamedTuple):
+    """What a search returns: the edges, how many the busiest atom has (`most`, whether they fit or not), how many atoms
+    share a cell (`crowd`; 0 where there are no cells), and whether the box is too small for the stencil (`shrunk`).
+    """
+
+    senders: Int[Array, "neighbors atoms"]
+    shifts: Int[Array, "3 neighbors atoms"]
+    edge_mask: Bool[Array, "neighbors atoms"]
+    most: Int[Array, ""]
+    crowd: Int[Array, ""]
+    shrunk: Bool[Array, ""]
 
 
 def image_reach(heights: np.ndarray, pbc: tuple[bool, bool, bool], radius: float) -> tuple[int, int, int]:
@@ -27,17 +41,11 @@ def search_images(
     reach: tuple[int, int, int],
     radius: float,
     capacity: int,
-) -> tuple[
-    Int[Array, "neighbors atoms"],
-    Int[Array, "3 neighbors atoms"],
-    Bool[Array, "neighbors atoms"],
-    Int[Array, "atoms"],
-    Bool[Array, ""],
-]:
-    """`(senders, shifts, edge_mask, counts, shrunk)` of all pairs within `radius` [Å].
+) -> Found:
+    """All pairs within `radius` [Å].
 
     Fractional differences are rounded to the nearest image, so `reach_a >= floor(radius / height_a + 1/2)` images to
-    either side suffice; `shrunk` says that the cell no longer allows it. Neighbors are in order of sender, then shift.
+    either side suffice. Neighbors are in order of sender, then shift.
     Work is one distance for each pair and image, memory one bit.
     """
     atoms = positions.shape[0]
@@ -45,7 +53,7 @@ def search_images(
     periodic = np.asarray(pbc)
     limit = jnp.asarray([r + 0.5 for r in reach], heights.dtype)
     shrunk = jnp.any(jnp.asarray(periodic) & ~(radius / heights < limit))
-    fractional = lax.optimization_barrier(product(positions, rows.T)).T
+    fractional = fractional_once(positions, rows)
     table = np.array(list(itertools.product(*(range(-r, r + 1) for r in reach))), np.int32)
     images = len(table)
     words = -(-atoms * images // WORD)
@@ -87,4 +95,4 @@ def search_images(
         if pbc[a]:
             shift = shift - jnp.round(fractional[a][senders] - fractional[a][None, :]).astype(jnp.int32)
         shifts.append(jnp.where(edge_mask, shift, jnp.zeros_like(shift)))
-    return senders, jnp.stack(shifts), edge_mask, counts, shrunk
+    return Found(senders, jnp.stack(shifts), edge_mask, jnp.max(counts), jnp.int32(0), shrunk)

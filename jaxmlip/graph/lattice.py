@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 
@@ -17,6 +18,16 @@ def product(left: Float[Array, "*n 3"], right: Float[Array, "3 3"]) -> Float[Arr
     """Row vectors times a matrix, written out so that no reduced-precision matrix unit is asked."""
     terms = [left[..., a, None] * right[a].reshape((1,) * (left.ndim - 1) + (3,)) for a in range(3)]
     return terms[0] + terms[1] + terms[2]
+
+
+def fractional_once(positions: Float[Array, "atoms 3"], rows: Float[Array, "3 3"]) -> Float[Array, "3 atoms"]:
+    """Fractional coordinates of `positions`, with reciprocal `rows`, that every use sees as the same numbers.
+
+    XLA repeats cheap arithmetic in each of its uses, with or without fused multiply-adds. Two differences of one half
+    could then round to different images, and the list would name an image that nobody tested. The result of a loop
+    is computed once; an `optimization_barrier` does not have that effect on a CPU.
+    """
+    return lax.map(lambda row: jnp.sum(positions * row[None, :], axis=1), rows)
 
 
 def norm_bound(matrix: Float[Array, "3 3"]) -> Float[Array, ""]:

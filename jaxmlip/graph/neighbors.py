@@ -15,22 +15,30 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmlip.graph.cells import cell_grid, place_atoms, search_cells
 from jaxmlip.graph.graph import Graph
 from jaxmlip.graph.host import complete_cell, neighbor_pairs
 from jaxmlip.graph.images import image_reach, search_images
 from jaxmlip.graph.lattice import norm_bound, product, reciprocal
 from jaxmlip.system import System
 
-METHODS = ("auto", "images")
+METHODS = ("auto", "images", "cells")
+_FEW = 600  # up to so many atoms all pairs are tried
+_ROOM = 1.05  # how much a box may shrink before the stencil must grow
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is fixed when a list is compiled: the method, its stencil, and `margin`, how far the box may shrink."""
+    """What is fixed when a list is compiled: the method and its stencil, made for a box `margin` times smaller.
+
+    `grid` and `slots` are the cells along each axis and the atoms that fit in one, for the method "cells".
+    """
 
     method: str
     reach: tuple[int, int, int]
     margin: float
+    grid: tuple[int, int, int] = (1, 1, 1)
+    slots: int = 0
 
 
 class Neighbors(eqx.Module):
@@ -38,9 +46,10 @@ class Neighbors(eqx.Module):
 
     The list is complete up to `cutoff + skin` at `reference_positions` and `reference_cell` (whose rows along
     directions that are not periodic are only a frame). Three flags, which stay set once they are, say that it cannot
-    be trusted: `overflow` (an atom has more neighbors than slots), `stale` (`check` found the skin used up) and
-    `shrunk` (the cell is smaller or more sheared than the stencil allows). `needed` is the number of slots that the
-    busiest atom asked for while all was well. Answer a flag with `grow` and a replay from the last good state.
+    be trusted: `overflow` (an atom has more neighbors, or a cell more atoms, than slots), `stale` (`check` found the
+    skin used up) and `shrunk` (the box is smaller or more sheared than the stencil allows). `needed` and `crowd` are
+    the slots that the busiest atom and the fullest cell have asked for while all was well. Answer a flag with `grow`
+    and a replay from the last good state.
     """
 
     senders: Int[Array, "neighbors atoms"]
@@ -52,6 +61,7 @@ class Neighbors(eqx.Module):
     stale: Bool[Array, ""]
     shrunk: Bool[Array, ""]
     needed: Int[Array, ""]
+    crowd: Int[Array, ""]
     cutoff: float = eqx.field(static=True)
     skin: float = eqx.field(static=True)
     pbc: tuple[bool, bool, bool] = eqx.field(static=True)
@@ -89,35 +99,37 @@ def allocate(
     if capacity is None:
         most = max(_most_neighbors(p, c, system.pbc, cutoff + skin) for p, c in _replicas(system))
         capacity = _rounded(1.25 * most + 4)
-    return _make(system, float(cutoff), float(skin), capacity, _plan(system, cutoff + skin, method, 1.05))
+    return _make(system, float(cutoff), float(skin), capacity, _plan(system, cutoff + skin, method, _ROOM))
 
 
 def rebuild(neighbors: Neighbors, system: System) -> Neighbors:
     """A new list at the positions and cell of `system`, whether it is due or not. Flags stay set."""
     cell = _framed(neighbors, system)
-    radius = neighbors.cutoff + neighbors.skin
-    senders, shifts, edge_mask, counts, shrunk = search_images(
-        system.positions,
-        system.numbers > 0,
-        cell,
-        pbc=neighbors.pbc,
-        reach=neighbors.plan.reach,
-        radius=radius,
-        capacity=neighbors.capacity,
-    )
-    most = jnp.max(counts)
-    # What is counted after a failure is the count of a wrong trajectory.
-    needed = jnp.where(neighbors.failed, neighbors.needed, jnp.maximum(neighbors.needed, most))
+    plan = neighbors.plan
+    common = {
+        "pbc": neighbors.pbc,
+        "reach": plan.reach,
+        "radius": neighbors.cutoff + neighbors.skin,
+        "capacity": neighbors.capacity,
+    }
+    real = system.numbers > 0
+    if plan.method == "cells":
+        found = search_cells(system.positions, real, cell, grid=plan.grid, slots=plan.slots, **common)
+    else:
+        found = search_images(system.positions, real, cell, **common)
+    # What is counted after a failure belongs to a wrong trajectory.
+    failed = neighbors.failed
     return dataclasses.replace(
         neighbors,
-        senders=senders,
-        shifts=shifts,
-        edge_mask=edge_mask,
+        senders=found.senders,
+        shifts=found.shifts,
+        edge_mask=found.edge_mask,
         reference_positions=system.positions,
         reference_cell=cell,
-        overflow=neighbors.overflow | (most > neighbors.capacity),
-        shrunk=neighbors.shrunk | shrunk,
-        needed=needed,
+        overflow=neighbors.overflow | (found.most > neighbors.capacity) | (found.crowd > plan.slots),
+        shrunk=neighbors.shrunk | found.shrunk,
+        needed=jnp.where(failed, neighbors.needed, jnp.maximum(neighbors.needed, found.most)),
+        crowd=jnp.where(failed, neighbors.crowd, jnp.maximum(neighbors.crowd, found.crowd)),
     )
 
 
@@ -166,28 +178,34 @@ def skin_used(neighbors: Neighbors, system: System) -> Float[Array, ""]:
 def grow(neighbors: Neighbors, system: System, factor: float = 1.5, *, kept: Neighbors | None = None) -> Neighbors:
     """A larger list in answer to the flags of `neighbors`, with all flags cleared (not for inside jit).
 
-    Overflow multiplies the slots by `factor`, or more where `needed` asks for it; a shrunk box widens the stencil by
-    `factor`; a stale list gets that much more skin. Every call enlarges what failed geometrically, so replaying always
-    comes to an end. The list is made for `system`, or, where `kept` (the list of the state from which the replay
-    starts) is given, for the positions at which `kept` was made: the replay then rebuilds at the same steps as a run
-    which had the room from the start.
+    Overflow multiplies the slots by `factor`, or more where `needed` (or `crowd`) asks for it; a shrunk box widens the
+    stencil by `factor`; a stale list gets that much more skin. Every call enlarges what failed geometrically, so
+    replaying always comes to an end. The list is made for `system`, or, where `kept` (the list of the state from which
+    the replay starts) is given, for the positions at which `kept` was made: the replay then rebuilds at the same steps
+    as a run which had the room from the start, and repeats it to the bit.
 
     **Raises:** `ValueError` where `factor` is not larger than 1.
     """
     if factor <= 1:
         raise ValueError(f"`factor` must be larger than 1; got {factor}.")
     overflow, stale, shrunk = (bool(np.any(flag)) for flag in (neighbors.overflow, neighbors.stale, neighbors.shrunk))
-    plan, skin, capacity = neighbors.plan, neighbors.skin, neighbors.capacity
+    plan, skin, capacity, slots = neighbors.plan, neighbors.skin, neighbors.capacity, neighbors.plan.slots
+    needed, crowd = int(np.max(neighbors.needed)), int(np.max(neighbors.crowd))
+    crowded = overflow and crowd > slots
     if stale:
         skin = skin * factor + 0.1
         capacity = _rounded(capacity * ((neighbors.cutoff + skin) / (neighbors.cutoff + neighbors.skin)) ** 3)
-    if overflow or not (stale or shrunk):
-        capacity = _rounded(max(capacity * factor, 1.1 * int(np.max(neighbors.needed)), capacity + 4))
+    if needed > capacity or not (stale or shrunk or crowded):
+        capacity = _rounded(max(capacity * factor, 1.1 * needed))
+    if crowded:
+        slots = _rounded(max(slots * factor, 1.1 * crowd))
     if kept is not None and not stale:
         positions, cell = kept.reference_positions, kept.reference_cell
         system = dataclasses.replace(system, positions=positions, cell=cell)
-    margin = plan.margin * factor if shrunk else plan.margin
-    plan = _plan(system, neighbors.cutoff + skin, plan.method, margin)
+    if stale or shrunk:
+        margin = plan.margin * factor if shrunk else plan.margin
+        plan = _plan(system, neighbors.cutoff + skin, plan.method, margin)
+    plan = dataclasses.replace(plan, slots=max(slots, plan.slots))
     return _make(system, neighbors.cutoff, skin, capacity, plan)
 
 
@@ -230,6 +248,7 @@ def _filled(system: System, frame: Array, cutoff: float, skin: float, capacity: 
             stale=jnp.asarray(False),
             shrunk=jnp.asarray(False),
             needed=jnp.asarray(0, jnp.int32),
+            crowd=jnp.asarray(0, jnp.int32),
             cutoff=cutoff,
             skin=skin,
             pbc=system.pbc,
@@ -261,9 +280,35 @@ def _most_neighbors(positions: np.ndarray, cell: np.ndarray, pbc: tuple[bool, bo
 
 
 def _plan(system: System, radius: float, method: str, margin: float) -> Plan:
-    """The stencil for the smallest heights among the replicas, should they shrink by `margin`."""
-    heights = np.min([1.0 / np.linalg.norm(np.linalg.inv(c), axis=0) for c in _frame(system).reshape(-1, 3, 3)], axis=0)
-    return Plan("images", image_reach(heights, system.pbc, margin * radius), margin)
+    """The stencil for the smallest box among the replicas, should it shrink by `margin`."""
+    frames = _frame(system).reshape(-1, 3, 3)
+    heights = np.min([1.0 / np.linalg.norm(np.linalg.inv(c), axis=0) for c in frames], axis=0)
+    atoms = system.numbers.shape[-1]
+    if method == "auto":
+        method = "cells" if atoms > _FEW else "images"
+    if method == "images":
+        return Plan(method, image_reach(heights, system.pbc, margin * radius), margin)
+    replicas = [(p, c) for (p, _), c in zip(_replicas(system), frames, strict=True)]
+    spread = np.max([np.ptp(p @ np.linalg.inv(c), axis=0) for p, c in replicas], axis=0)
+    extents = np.where(system.pbc, heights, np.maximum(spread * heights, 1e-3))
+    grid, reach = cell_grid(extents, system.pbc, margin * radius, most=max(atoms, 27))
+    slots = _rounded(1.15 * max(_crowd(p, c, system.pbc, grid, reach, radius) for p, c in replicas) + 2)
+    return Plan(method, reach, margin, grid, slots)
+
+
+def _crowd(positions: np.ndarray, cell: np.ndarray, pbc, grid, reach, radius) -> int:
+    """Atoms in the fullest cell."""
+    places = place_atoms(
+        jnp.asarray(positions),
+        jnp.ones(len(positions), bool),
+        jnp.asarray(cell),
+        pbc=pbc,
+        grid=grid,
+        reach=reach,
+        radius=radius,
+    )
+    cells = places.cells
+    return int(np.bincount(np.ravel_multi_index(np.asarray(cells), grid)).max())
 
 
 def _rounded(slots: float) -> int:
