@@ -19,21 +19,20 @@ from jaxmlip.errors import UserError
 Config = TypeVar("Config")
 
 
-def parse(cls: type[Config], argv: Sequence[str], *, command: str, description: str) -> Config:
-    """The configuration that `argv` asks for: `[FILE.toml] [--section.key value ...]`.
+def parse(cls: type[Config], argv: Sequence[str], *, command: str, description: str = "", toml: bool = True) -> Config:
+    """The configuration that `argv` asks for: `[FILE.toml] [--section.key value ...]`, without file where not `toml`.
 
     **Raises:** `UserError` for a file that is not there or not TOML, unknown keys and values of the wrong type;
     `SystemExit` (code 2) where the options make no sense.
     """
     argv = list(argv)
-    file = Path(argv.pop(0)) if argv and not argv[0].startswith("-") else None
+    file = Path(argv.pop(0)) if toml and argv and not argv[0].startswith("-") else None
     try:
         default = from_dict(cls, read_toml(file) if file else {})
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
-    return tyro.cli(
-        cls, args=argv, default=default, prog=f"jaxmlip {command} [FILE.toml]", description=description
-    )
+    prog = f"jaxmlip {command} [FILE.toml]" if toml else f"jaxmlip {command}"
+    return tyro.cli(cls, args=argv, default=default, prog=prog, description=description)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -93,7 +92,9 @@ def require(condition: bool, name: str, rule: str, given: Any) -> None:
         raise UserError(f"`{name}` {rule}; got {given}.")
 
 
-def require_number(value: float, name: str, *, above: float | None = None, least: float | None = None, most: float = 1e300):
+def require_number(
+    value: float, name: str, *, above: float | None = None, least: float | None = None, most: float = 1e300
+):
     """Refuse what is not a finite number in the given range.
 
     **Raises:** `UserError` with name, range and value.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
 
+from jaxmlip.cli.errors import Failure
 from jaxmlip.errors import UserError
 
 COMMANDS = {
@@ -39,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def guarded(name: str, argv: Sequence[str]) -> int:
     """Run one command and say what went wrong, if anything did."""
+    # Programs from the cache name features of the processor that XLA does not know again, and says so at great length.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         if name not in COMMANDS:
             from jaxmlip.cli.config import suggestion
@@ -51,18 +55,22 @@ def guarded(name: str, argv: Sequence[str]) -> int:
         return importlib.import_module(f"jaxmlip.cli.{name}").main(argv) or 0
     except UserError as error:
         return complain(name, str(error), 2)
-    except KeyboardInterrupt:
-        return complain(name, "interrupted; whatever was written is whole, and `--resume` goes on from there.", 130)
+    except KeyboardInterrupt as error:
+        return complain(name, str(error) or "interrupted; whatever was written is whole.", 130)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return complain(name, f"{where}the disk is full. What was written before is whole; make room and resume.", 1)
+            return complain(
+                name, f"{where}the disk is full. What was written before is whole; make room and resume.", 1
+            )
         if error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.EEXIST):
             return complain(name, f"{where}{error.strerror}.", 2)
         traceback.print_exc()
         return complain(name, f"{where}{error.strerror or error}", 1)
     except (MemoryError, RecursionError) as error:
         return complain(name, f"out of memory ({type(error).__name__}): try a smaller system or batch.", 1)
+    except Failure as error:
+        return complain(name, str(error), 1)
     except Exception as error:
         traceback.print_exc()
         return complain(name, f"failed: {type(error).__name__} (above). This is a bug; please report it.", 1)

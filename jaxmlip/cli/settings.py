@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -9,7 +11,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import jaxmlip
 from jaxmlip.cli.config import to_toml
 from jaxmlip.cli.probe import known_bad_version
 from jaxmlip.errors import UserError
+from jaxmlip.simulate.checkpoint import write_atomically
 
 PACKAGES = ("jaxmlip", "jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "jax-md", "numpy", "ase", "vesin")
 
@@ -31,7 +34,9 @@ def prepare() -> None:
     """
     version = known_bad_version()
     if version is not None:
-        raise UserError(f"jax {version} computes wrong numbers on CPU: install another, `pip install 'jax!={version}'`.")
+        raise UserError(
+            f"jax {version} computes wrong numbers on CPU: install another, `pip install 'jax!={version}'`."
+        )
     jax.config.update("jax_enable_x64", True)
     folder = cache_folder()
     if folder is not None:
@@ -44,12 +49,22 @@ def cache_folder() -> Path | None:
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return None
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "jaxmlip" / f"jax-{jax.__version__}"
+    folder = base / "jaxmlip" / f"jax-{jax.__version__}-{_processor()}"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError:
         return None
     return folder if os.access(folder, os.W_OK) else None
+
+
+def _processor() -> str:
+    """A name for what the processor can do: programs compiled for one may crash on another with the same home."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        features = next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        features = platform.processor()
+    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
 
 
 def versions() -> dict[str, str]:
@@ -75,7 +90,15 @@ def commit() -> str | None:
         return None
 
 
-def write_run(output: Path, config: Any, *, command: str, seed: int | None = None, inputs: Iterable[Path] = ()) -> None:
+def write_run(
+    output: Path,
+    config: Any,
+    *,
+    command: str,
+    seed: int | None = None,
+    inputs: Iterable[Path] = (),
+    dataset: str | None = None,
+) -> None:
     """Write `config.toml`, from which the run can be repeated, and `run.json`: where, with what and on what it ran."""
     device = jax.devices()[0]
     record = {
@@ -88,11 +111,25 @@ def write_run(output: Path, config: Any, *, command: str, seed: int | None = Non
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "x64": bool(jax.config.jax_enable_x64),
         "seed": seed,
+        "dataset": dataset,
         "inputs": {str(path): sha256(path) for path in inputs},
     }
     output.mkdir(parents=True, exist_ok=True)
     write_text(output / "config.toml", to_toml(config))
     write_text(output / "run.json", json.dumps(record, indent=2) + "\n")
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder for output, before any long work.
+
+    **Raises:** `UserError` where that is not possible.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}.") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"cannot write to {folder}: permission denied.")
 
 
 def sha256(path: Path) -> str | None:
@@ -105,18 +142,32 @@ def sha256(path: Path) -> str | None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all: what stood there before survives a full disk or a kill."""
-    write_bytes(path, text.encode("utf-8"))
+    write_atomically(path, text.encode("utf-8"))
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, and onto the disk before returning."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder for this process while the block runs.
+
+    **Raises:** `UserError` where another run writes there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another run is writing to {folder}: wait for it, or give another `--output`.") from error
+        yield
+
+
+@contextlib.contextmanager
+def progress_bar(total: int, label: str) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error where that is a terminal; calls with the number done move it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda done: bar.update(task, completed=done)

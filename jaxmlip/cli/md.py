@@ -1,0 +1,216 @@
+"""`jaxmlip md`: molecular dynamics with a model, restartable to the bit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from jaxmlip import units
+from jaxmlip.cli import settings
+from jaxmlip.cli.config import parse, require, require_number
+from jaxmlip.cli.errors import Failure
+from jaxmlip.cli.outputs import Outputs
+from jaxmlip.cli.structures import blame, read_model, read_system
+from jaxmlip.energy import AbstractEnergy
+from jaxmlip.errors import UserError
+from jaxmlip.simulate import (
+    NPT,
+    NVE,
+    AbstractIntegrator,
+    Langevin,
+    NoseHoover,
+    SimulationError,
+    State,
+    load_state,
+    run,
+    save_state,
+)
+
+CHECKPOINT = "state.checkpoint"
+
+
+@dataclasses.dataclass(frozen=True)
+class Dynamics:
+    """Ensemble and equations of motion."""
+
+    ensemble: Literal["nve", "langevin", "nose-hoover", "npt"] = "langevin"
+    """langevin and nose-hoover hold the temperature; npt the pressure too."""
+    steps: int = 10_000
+    """Steps of the whole run, those before a restart included."""
+    timestep_fs: float = 1.0
+    temperature_K: float = 300.0
+    """Temperature of the thermostat; with nve, of the first velocities."""
+    friction_per_ps: float = 5.0
+    """For langevin and npt."""
+    thermostat_period_fs: float = 100.0
+    """For nose-hoover."""
+    pressure_GPa: float = 0.0
+    """For npt."""
+    barostat_period_fs: float = 1000.0
+    """For npt."""
+    cell: Literal["isotropic", "anisotropic", "triclinic"] = "isotropic"
+    """For npt: what of the cell may change."""
+
+    def check(self) -> None:
+        require_number(self.timestep_fs, "dynamics.timestep_fs", above=0.0, most=100.0)
+        require_number(self.temperature_K, "dynamics.temperature_K", least=0.0, most=1e5)
+        for name in ("friction_per_ps", "thermostat_period_fs", "barostat_period_fs"):
+            require_number(getattr(self, name), f"dynamics.{name}", above=0.0)
+        require_number(self.pressure_GPa, "dynamics.pressure_GPa")
+        require(self.steps >= 1, "dynamics.steps", "must be at least 1", self.steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class MDConfig:
+    """Molecular dynamics with a model."""
+
+    model: str
+    """Model file, or the name of a pretrained model."""
+    structure: Path
+    """File with the structure to start from, in any format that ASE reads."""
+    output: Path = Path("runs/md")
+    frame: int = -1
+    """Which frame of the file; -1 is the last."""
+    repeat: tuple[int, int, int] = (1, 1, 1)
+    """Repetitions of the cell along its three vectors."""
+    every: int = 100
+    """Steps between two frames of the trajectory and two rows of the log."""
+    checkpoint_seconds: float = 30.0
+    skin_angstrom: float = 1.0
+    """How much farther than the cutoff neighbor lists reach."""
+    precision: Literal["float32", "float64"] = "float64"
+    seed: int = 0
+    resume: bool = False
+    """Go on from the checkpoint in `output`."""
+    dynamics: Dynamics = Dynamics()
+
+    def check(self) -> None:
+        self.dynamics.check()
+        require(self.every >= 1, "every", "must be at least 1", self.every)
+        require_number(self.checkpoint_seconds, "checkpoint_seconds", least=0.0)
+        require_number(self.skin_angstrom, "skin_angstrom", least=0.0, most=10.0)
+
+
+class _Energies(eqx.Module):
+    """Step and conserved energy [eV] of a state."""
+
+    integrator: AbstractIntegrator
+
+    def __call__(self, state: State):
+        return state.step, self.integrator.conserved(state)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run or continue molecular dynamics; 1 where the dynamics had to stop."""
+    config = parse(MDConfig, argv, command="md", description=__doc__ or "")
+    config.check()
+    energy = read_model(config.model)
+    with settings.locked(config.output):
+        integrator = make_integrator(config.dynamics)
+        state = resumed(config) if config.resume else started(config, energy, integrator)
+        outputs = Outputs(
+            config.output,
+            timestep=config.dynamics.timestep_fs * units.fs,
+            degrees_of_freedom=integrator.degrees_of_freedom(state.system),
+        )
+        return simulate(config, energy, integrator, state, outputs)
+
+
+def make_integrator(dynamics: Dynamics) -> AbstractIntegrator:
+    """The integrator of a configuration."""
+    dt, temperature = dynamics.timestep_fs * units.fs, dynamics.temperature_K
+    friction = dynamics.friction_per_ps / units.ps
+    with blame("[dynamics]"):
+        if dynamics.ensemble == "nve":
+            return NVE(dt)
+        if dynamics.ensemble == "nose-hoover":
+            return NoseHoover(dt, temperature, dynamics.thermostat_period_fs * units.fs)
+        if dynamics.ensemble == "langevin":
+            return Langevin(dt, temperature, friction)
+        pressure, period = dynamics.pressure_GPa * units.GPa, dynamics.barostat_period_fs * units.fs
+        return NPT(dt, temperature, friction, pressure, period, shape=dynamics.cell)
+
+
+def started(config: MDConfig, energy: AbstractEnergy, integrator: AbstractIntegrator) -> State:
+    """The first state, checkpointed at once; refuses to write over another run."""
+    if any((config.output / name).exists() for name in (CHECKPOINT, "trajectory.extxyz", "log.csv")):
+        raise UserError(f"{config.output} holds a run: continue it with `--resume`, or give another `--output`.")
+    system = read_system(config.structure, energy, frame=config.frame, repeat=config.repeat, dtype=config.precision)
+    with blame(f"{config.structure}, frame {config.frame}"):
+        state = integrator.init(
+            energy,
+            system,
+            key=jax.random.key(config.seed),
+            temperature=config.dynamics.temperature_K,
+            skin=config.skin_angstrom,
+        )
+    save_state(config.output / CHECKPOINT, state, writer=0, identity=identity(config))
+    return state
+
+
+def resumed(config: MDConfig) -> State:
+    """The state of the checkpoint, files cut back to it; refuses one that was made with other settings."""
+    path = config.output / CHECKPOINT
+    if not path.exists():
+        raise UserError(f"{path} does not exist: there is no run to resume.")
+    with blame("cannot resume"):
+        state, metadata = load_state(path)
+    for name, value in identity(config).items():
+        if metadata.get("identity", {}).get(name) != value:
+            was = metadata.get("identity", {}).get(name)
+            raise UserError(f"cannot resume: {name} is {value} now, but was {was}. Start anew with another `--output`.")
+    outputs = Outputs(config.output, timestep=config.dynamics.timestep_fs * units.fs, degrees_of_freedom=1)
+    outputs.rewind(metadata["writer"], int(state.step))
+    return state
+
+
+def identity(config: MDConfig) -> dict:
+    """What must not change between a run and its continuation, as JSON."""
+    dynamics = {k: v for k, v in dataclasses.asdict(config.dynamics).items() if k != "steps"}
+    model = settings.sha256(Path(config.model)) or config.model
+    return {"model": model, "every": config.every, "precision": config.precision, **dynamics}
+
+
+def simulate(
+    config: MDConfig, energy: AbstractEnergy, integrator: AbstractIntegrator, state: State, outputs: Outputs
+) -> int:
+    """Run what is left of the steps, and say how it went."""
+    left = config.dynamics.steps - int(state.step)
+    if left <= 0:
+        print(f"{config.output} has reached step {int(state.step)} already; raise `dynamics.steps` to go on.")
+        return 0
+    settings.write_run(
+        config.output, config, command="md", seed=config.seed, inputs=(Path(config.model), config.structure)
+    )
+    print(
+        f"{len(state.system.numbers)} atoms, {config.dynamics.ensemble}, steps {int(state.step)} to {config.dynamics.steps}"
+    )
+    try:
+        with settings.progress_bar(config.dynamics.steps, "md") as advance:
+            state, (steps, conserved) = run(
+                integrator,
+                energy,
+                state,
+                steps=left,
+                every=config.every,
+                observe=_Energies(integrator),
+                writer=outputs,
+                checkpoint=config.output / CHECKPOINT,
+                checkpoint_seconds=config.checkpoint_seconds,
+                metadata={"identity": identity(config)},
+                progress=lambda s: advance(int(s.step)),
+            )
+    except SimulationError as error:
+        raise Failure(str(error)) from error
+    if len(steps) > 1:
+        time_ps = steps * config.dynamics.timestep_fs * 1e-3
+        drift = np.polyfit(time_ps, conserved / len(state.system.numbers), 1)[0]
+        print(f"Drift of the conserved energy: {1e3 * drift:.3g} meV/atom/ps")
+    print(f"Written: {outputs.trajectory.path}, {outputs.log}, {config.output / CHECKPOINT}")
+    return 0

@@ -1,0 +1,71 @@
+"""What molecular dynamics write as they go: a trajectory, and a table of energies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxmlip import units
+from jaxmlip.interfaces.trajectory import ExtxyzWriter
+from jaxmlip.simulate.frames import Frame
+from jaxmlip.system import System
+
+COLUMNS = ("step", "time_ps", "potential_eV", "kinetic_eV", "total_eV", "temperature_K", "volume_A3")
+
+
+class Outputs:
+    """The files `trajectory.extxyz` and `log.csv` of one run, for `jaxmlip.simulate.run`."""
+
+    def __init__(self, folder: Path, *, timestep: float, degrees_of_freedom: int):
+        self.trajectory = ExtxyzWriter(folder / "trajectory.extxyz", timestep=timestep)
+        self.log = folder / "log.csv"
+        self.timestep = timestep
+        self.degrees_of_freedom = degrees_of_freedom
+        if not self.log.exists():
+            append(self.log, (",".join(COLUMNS) + "\n").encode())
+
+    def write(self, system: System, frames: Sequence[Frame]) -> None:
+        """Append frames to both files; each ends with whole frames and lines even where the disk fills up."""
+        self.trajectory.write(system, frames)
+        append(self.log, b"".join(self._row(system, f) for f in frames))
+
+    def position(self) -> int:
+        """Bytes of the trajectory that are complete."""
+        return self.trajectory.position()
+
+    def rewind(self, position: int, step: int = -1) -> None:
+        """Cut the trajectory back to `position` bytes, and the table to its rows up to `step`."""
+        self.trajectory.rewind(position)
+        rows = self.log.read_text().split("\n")
+        kept = [r for r in rows[1:] if r.count(",") == len(COLUMNS) - 1 and int(r.split(",")[0]) <= step]
+        os.truncate(self.log, len("\n".join([rows[0], *kept]).encode()) + 1)
+
+    def _row(self, system: System, frame: Frame) -> bytes:
+        momenta, masses = np.asarray(frame.momenta, np.float64), np.asarray(system.masses, np.float64)
+        kinetic = float(0.5 * np.sum(momenta**2 / masses[:, None]))
+        potential = float(frame.energy)
+        temperature = 2.0 * kinetic / (self.degrees_of_freedom * units.kB) if self.degrees_of_freedom else 0.0
+        volume = abs(float(np.linalg.det(np.asarray(frame.cell, np.float64))))
+        values = (potential, kinetic, potential + kinetic, temperature, volume)
+        time_ps = int(frame.step) * self.timestep / units.ps
+        return f"{int(frame.step)},{time_ps:.6f},{','.join(f'{v:.10g}' for v in values)}\n".encode()
+
+
+def append(path: Path, content: bytes) -> None:
+    """Append to a file and hand it to the disk; a failure leaves the file as it was.
+
+    **Raises:** `OSError` with the path where the disk refuses.
+    """
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        os.truncate(path, before)
+        error.filename = error.filename or str(path)
+        raise

@@ -1,0 +1,154 @@
+"""`jaxmlip train`: train a potential on labelled structures; a run that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import jax
+
+from jaxmlip.cli import settings
+from jaxmlip.cli.config import parse, require, require_number
+from jaxmlip.cli.structures import blame
+from jaxmlip.data import Dataset, read_dataset, statistics
+from jaxmlip.energy import ZBL, AbstractEnergy
+from jaxmlip.errors import UserError
+from jaxmlip.learn import FitResult, TrainSettings, evaluate, fit
+
+MODEL = "model.jaxmlip"
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Files of labelled structures, and what their labels are called."""
+
+    train: tuple[Path, ...]
+    """Frames to learn from."""
+    valid: tuple[Path, ...] = ()
+    """Frames to choose the best parameters by; without, the frames that say `split=valid`, else a part of `train`."""
+    test: tuple[Path, ...] = ()
+    """Frames for the table of errors at the end; without, the frames that say `split=test`."""
+    valid_fraction: float = 0.1
+    energy_key: str | None = None
+    """Where it is not REF_energy, nor energy."""
+    forces_key: str | None = None
+    stress_key: str | None = None
+
+    def keys(self) -> dict[str, str]:
+        named = {"energy": self.energy_key, "forces": self.forces_key, "stress": self.stress_key}
+        return {label: key for label, key in named.items() if key}
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The potential; sizes that are not given come from the preset."""
+
+    preset: Literal["nep", "fast", "accurate"] = "fast"
+    cutoff_angstrom: float = 5.0
+    channels: int | None = None
+    degree: int | None = None
+    hidden: int | None = None
+    radial: int | None = None
+    zbl: bool = False
+    """Add the screened repulsion of nuclei, for collisions and very high pressure."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Train a potential on labelled structures."""
+
+    data: Data
+    output: Path = Path("runs/train")
+    resume: bool = False
+    """Go on with the run in `output`."""
+    model: Model = Model()
+    learn: TrainSettings = TrainSettings()
+
+    def check(self) -> None:
+        require_number(self.model.cutoff_angstrom, "model.cutoff_angstrom", above=0.0, most=50.0)
+        require_number(self.data.valid_fraction, "data.valid_fraction", least=0.0, most=0.9)
+        require(len(self.data.train) > 0, "data.train", "needs at least one file", "none")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train, save the model, print the errors."""
+    config = parse(TrainConfig, argv, command="train")
+    config.check()
+    train, valid, test = read_splits(config.data)
+    settings.check_writable(config.output)
+    print(f"train {train!r}\nvalid {valid!r}\ntest  {test!r}")
+    energy = make_energy(config.model, train, config.learn)
+    if not config.resume and (config.output / "metrics.jsonl").exists():
+        raise UserError(f"{config.output} holds a run: continue it with `--resume`, or give another `--output`.")
+    inputs = (*config.data.train, *config.data.valid, *config.data.test)
+    settings.write_run(
+        config.output, config, command="train", seed=config.learn.seed, inputs=inputs, dataset=train.fingerprint()
+    )
+    result = fit(energy, train, valid, settings=config.learn, folder=config.output, resume=config.resume)
+    if result.reason == "interrupted":
+        raise KeyboardInterrupt(f"interrupted; `--resume` goes on from the last step ({config.output}).")
+    save_model(config.output / MODEL, result, train)
+    errors = {}
+    for name, part in (("valid", valid), ("test", test)):
+        if part:
+            report = evaluate(result.energy, part, dtype=config.learn.dtype)
+            errors[name] = {kind: row.errors() for kind, row in report.rows().items()}
+            print(f"\n{name}\n{report.table()}")
+    settings.write_text(config.output / "errors.json", json.dumps(errors, indent=2) + "\n")
+    print(f"\nWritten: {config.output / MODEL}, {config.output / 'errors.json'}")
+    return 0
+
+
+def read_splits(data: Data) -> tuple[Dataset, Dataset | None, Dataset | None]:
+    """Training, validation and test frames; those that nothing names are `None`.
+
+    **Raises:** `UserError` for whatever is wrong with the files.
+    """
+    train = read_dataset(data.train, keys=data.keys())
+    parts: dict[str, Dataset] = {}
+    if all(record.split is not None for record in train):
+        parts = train.split_by_key()
+        if "train" not in parts:
+            raise UserError(f"no frame of {data.train[0]} says `split=train`.")
+        train = parts["train"]
+    valid = read_dataset(data.valid, keys=data.keys()) if data.valid else parts.get("valid")
+    test = read_dataset(data.test, keys=data.keys()) if data.test else parts.get("test")
+    if valid is None and data.valid_fraction > 0:
+        train, valid = train.split(data.valid_fraction, seed=0)
+    return train, valid, test
+
+
+def make_energy(model: Model, train: Dataset, learn: TrainSettings) -> AbstractEnergy:
+    """The untrained potential, scaled to the data.
+
+    **Raises:** `UserError` where the sizes make no sense.
+    """
+    from jaxmlip.models.ace import ACE, ACEConfig
+
+    found = statistics(train, model.cutoff_angstrom, references=learn.references)
+    sizes = {name: getattr(model, name) for name in ("channels", "degree", "hidden", "radial")}
+    changes = {name: size for name, size in sizes.items() if size is not None}
+    with blame("[model]"):
+        config = ACEConfig.preset(
+            model.preset,
+            train.elements,
+            cutoff=model.cutoff_angstrom,
+            mean_neighbors=max(found.neighbors, 1.0),
+            energy_scale=found.force_rms or 1.0,
+            **changes,
+        )
+        energy: AbstractEnergy = ACE(config, key=jax.random.key(learn.seed))
+        return energy + ZBL() if model.zbl else energy
+
+
+def save_model(path: Path, result: FitResult, train: Dataset) -> None:
+    """Write the trained energy with what it was made from."""
+    from jaxmlip.models.pretrained import save
+
+    last = result.history[-1] if result.history else {}
+    save(
+        path, result.energy, versions=settings.versions(), dataset=train.fingerprint(), frames=len(train), metrics=last
+    )
