@@ -1,6 +1,7 @@
 """One pw.x label: write the input, run it once, parse it, keep the result."""
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -20,9 +21,10 @@ WORK = Path(__file__).parent / "work"
 SETTINGS = {
     "functional": "PBE",
     "pseudopotential": "Si.pbe-rrkj.UPF",
-    "ecutwfc_Ry": 25.0,
-    "ecutrho_Ry": 100.0,
-    "kspacing_1_A": 0.42,  # n_i = ceil(2 pi |b_i| / kspacing), grid shifted by half a step
+    "ecutwfc_Ry": 22.0,
+    "ecutrho_Ry": 88.0,
+    "kspacing_1_A": 0.43,  # n_i = ceil(2 pi |b_i| / kspacing)
+    "kshift": 0.25,  # of a grid step: the points (j + 1/4) / n_i, no two of them related by k = -k
     "smearing": "cold",
     "degauss_Ry": 0.01,
     "conv_thr_Ry_atom": 1e-9,
@@ -50,7 +52,9 @@ def pw_input(atoms: Atoms, s: dict, outdir: str, magnetic: float = 0.0) -> str:
     cell = "\n".join("{:.12f} {:.12f} {:.12f}".format(*v) for v in atoms.cell)
     pos = "\n".join("Si {:.12f} {:.12f} {:.12f}".format(*v) for v in atoms.positions)
     k = s.get("kgrid") or kgrid(atoms, s["kspacing_1_A"])
-    shift = s.get("kshift", [1, 1, 1])
+    shift = s.get("kshift", 0.25)
+    points = itertools.product(*(((np.arange(m) + shift) / m) for m in k))
+    kpoints = "\n".join("{:.10f} {:.10f} {:.10f} 1".format(*p) for p in points)
     return f"""&control
   calculation = 'scf', tprnfor = .true., tstress = .true., disk_io = 'none'
   pseudo_dir = '{PSEUDO_DIR}', outdir = '{outdir}', verbosity = 'low'
@@ -71,8 +75,9 @@ CELL_PARAMETERS angstrom
 {cell}
 ATOMIC_POSITIONS angstrom
 {pos}
-K_POINTS automatic
-{k[0]} {k[1]} {k[2]} {shift[0]} {shift[1]} {shift[2]}
+K_POINTS crystal
+{math.prod(k)}
+{kpoints}
 """
 
 
@@ -100,12 +105,12 @@ def parse(text: str, n: int) -> dict:
     }
 
 
-def label(atoms: Atoms, settings: dict = SETTINGS, magnetic: float = 0.0) -> dict:
+def label(atoms: Atoms, settings: dict = SETTINGS, magnetic: float = 0.0, cache=True) -> dict:
     """Result of one single point, from the cache where the same input was already paid for."""
     text = pw_input(atoms, settings, "OUT", magnetic)
     key = hashlib.sha256(text.replace(str(PSEUDO_DIR), "").encode()).hexdigest()[:20]
     cached = WORK / "labels" / f"{key}.json"
-    if cached.exists():
+    if cache and cached.exists():
         return json.loads(cached.read_text())
     run = WORK / f"run-{os.getpid()}"
     shutil.rmtree(run, ignore_errors=True)
