@@ -37,13 +37,13 @@ class Loss(eqx.Module):
     **Reference:** Huber, Ann. Math. Stat. 35, 73 (1964), doi:10.1214/aoms/1177703732.
     """
 
-    scale: float = eqx.field(static=True, default=1.0)
+    scale: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1.0)
     huber: float | None = eqx.field(static=True, default=None)
     stress: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
-        if self.scale <= 0 or (self.huber is not None and self.huber <= 0):
-            raise ValueError(f"`scale` and `huber` must be positive; got {self.scale} and {self.huber}.")
+        if self.huber is not None and self.huber <= 0:
+            raise ValueError(f"`huber` must be positive; got {self.huber}.")
 
     def __call__(self, energy: AbstractEnergy, batch: Batch, weights: Weights) -> Float[Array, ""]:
         graph, labels = batch
@@ -62,7 +62,7 @@ class Loss(eqx.Module):
 
     def _rho(self, residual: Float[Array, "*n"]) -> Float[Array, "*n"]:
         """The square of a scaled residual, or Huber's loss, which is the same near zero and linear far out."""
-        x = residual / self.scale
+        x = residual / self.scale.astype(residual.dtype)
         if self.huber is None:
             return x * x
         size = jnp.abs(x)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
+import jax
 import optax
 
 from jaxmlip.errors import UserError
@@ -111,12 +113,22 @@ class TrainSettings:
 
     def build_optimizer(self) -> optax.GradientTransformation:
         """The optimizer for a learning rate of 1; the step multiplies by the rate of the schedule."""
-        rules = {
-            "adam": lambda: optax.adam(1.0),
-            "amsgrad": lambda: optax.amsgrad(1.0),
-            "adamw": lambda: optax.adamw(1.0, weight_decay=self.weight_decay),
-            "muon": lambda: optax.contrib.muon(
-                1.0, weight_decay=self.weight_decay, adam_weight_decay=self.weight_decay
-            ),
-        }
-        return optax.chain(optax.clip_by_global_norm(self.clip), rules[self.optimizer]())
+        return _optimizer(self.optimizer, self.weight_decay, self.clip)
+
+
+@functools.cache  # the same functions again, so that a second training compiles nothing
+def _optimizer(name: str, weight_decay: float, clip: float) -> optax.GradientTransformation:
+    rules = {
+        "adam": lambda: optax.adam(1.0),
+        "amsgrad": lambda: optax.amsgrad(1.0),
+        "adamw": lambda: optax.adamw(1.0, weight_decay=weight_decay),
+        "muon": lambda: optax.contrib.muon(1.0, weight_decay=weight_decay, adam_weight_decay=weight_decay),
+    }
+    chain = optax.chain(optax.clip_by_global_norm(clip), rules[name]())
+
+    def update(gradient, state, params=None):
+        # Optax counts steps in integers and multiplies them with floats.
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return chain.update(gradient, state, params)
+
+    return optax.GradientTransformation(chain.init, update)

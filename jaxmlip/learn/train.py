@@ -136,7 +136,8 @@ class _Run:
         common = {"references": self.known, "dtype": settings.dtype, "max_shapes": settings.max_shapes}
         self.loader = Loader(train, model.cutoff, batch_size=settings.batch_size, seed=settings.seed, **common)
         self.valid = Loader(valid, model.cutoff, batch_atoms=settings.batch_atoms, **common) if valid else None
-        self.loss = Loss(scale=force_rms(train) or 1.0, huber=settings.huber, stress=settings.stress_weight > 0)
+        self.scale = force_rms(train) or 1.0
+        self.loss = Loss(scale=self.scale, huber=settings.huber, stress=settings.stress_weight > 0)
         self.problem, self.state = init(model, self.loss, settings, trainable)
         self.best = jax.tree.map(jnp.copy, self.state.average)
         self.best_score, self.best_step, self.best_saved = float("inf"), 0, -1
@@ -294,7 +295,7 @@ class _Run:
             (weights.forces, report.force_rmse),
             (weights.stress, report.virial_rmse),
         )
-        return float(sum(w * (error / self.loss.scale) ** 2 for w, error in terms if w > 0 and not np.isnan(error)))
+        return float(sum(w * (error / self.scale) ** 2 for w, error in terms if w > 0 and not np.isnan(error)))
 
     # Files
 
