@@ -8,6 +8,9 @@ from jaxmlip.simulate.frames import Frame as Frame
 from jaxmlip.simulate.frames import Writer as Writer
 from jaxmlip.simulate.guards import Guards as Guards
 from jaxmlip.simulate.integrator import AbstractIntegrator as AbstractIntegrator
+from jaxmlip.simulate.minimize import FIRE as FIRE
+from jaxmlip.simulate.minimize import Relaxation as Relaxation
+from jaxmlip.simulate.minimize import minimize as minimize
 from jaxmlip.simulate.npt import NPT as NPT
 from jaxmlip.simulate.nve import NVE as NVE
 from jaxmlip.simulate.nvt import Langevin as Langevin

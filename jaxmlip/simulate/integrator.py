@@ -121,7 +121,7 @@ def check_distances(system: System, lengths: np.ndarray, senders: np.ndarray) ->
     if lengths.size and lengths.min() < 1e-2:
         slot, center = np.unravel_index(lengths.argmin(), lengths.shape)
         raise ValueError(
-            f"Atoms {int(senders[slot, center])} and {int(center)} lie {lengths.min():.2g} Å apart: remove one of them, "
+            f"Atoms {int(senders[slot, center])} and {int(center)} lie {lengths.min():.2g} Å apart: remove one, "
             "or check cell and periodicity."
         )
 

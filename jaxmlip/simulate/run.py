@@ -75,14 +75,13 @@ def run(
             done = loop.advance(min(budget, last - int(loop.state.step)), every, room)
             elapsed = max(time.monotonic() - start, 1e-6)
             budget = max(1, min(int(done * _CHUNK_SECONDS / elapsed), 10 * done + 10, 10**8))
-            finished = int(loop.state.step) >= last
-            if checkpoint is not None and (finished or received or time.monotonic() - saved > checkpoint_seconds):
-                loop.save()
-                saved = time.monotonic()
             if progress is not None:
                 progress(loop.state)
-            if received and not finished:
-                path = None if checkpoint is None else Path(checkpoint)
+            finished, interrupted = int(loop.state.step) >= last, bool(received)
+            if finished or interrupted or time.monotonic() - saved > checkpoint_seconds:
+                path = loop.save()
+                saved = time.monotonic()
+            if interrupted and not finished:
                 raise Interrupted(state=loop.state, record=loop.record(), checkpoint=path, signal=received[0])
     return loop.state, loop.record()
 
@@ -165,7 +164,7 @@ class _Loop:
 
 
 class _Result(eqx.Module):
-    """What a chunk hands back: the state, the code of the guards, the conserved energy before the last step, records."""
+    """What a chunk hands back: state, code of the guards, conserved energy [eV] before the last step, records."""
 
     state: State
     code: Int[Array, ""]
@@ -232,10 +231,11 @@ def _watch(observe: Callable | None, frames: bool) -> _Watch:
 
 
 def _room(watch: _Watch, state: State, steps: int, every: int) -> int:
-    """Records that a chunk may hold: all of them, within 64 MiB."""
+    """Records that a chunk may hold: a power of 16 (so that few sizes are compiled), within 64 MiB."""
     leaves = jax.tree.leaves(eqx.filter_eval_shape(watch, state))
     size = sum(np.prod(x.shape) * x.dtype.itemsize for x in leaves)
-    return int(max(1, min(steps // every + 1, _BUFFER_BYTES // max(size, 1), 10_000)))
+    fits = [room for room in (1, 16, 256, 4096) if room == 1 or room * size <= _BUFFER_BYTES]
+    return next((room for room in fits if room >= steps // every), fits[-1])
 
 
 def _finite(state: State) -> bool:

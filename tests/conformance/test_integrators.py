@@ -1,0 +1,93 @@
+"""What must hold for every integrator: units, replicas, float types."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmlip import units
+from jaxmlip.energy import LennardJones
+from jaxmlip.simulate import NPT, NVE, Langevin, NoseHoover
+from jaxmlip.simulate.state import replace
+from jaxmlip.system import make_system
+
+KINDS = ("nve", "langevin", "nose-hoover", "isotropic", "anisotropic", "triclinic")
+STEPS = 30
+
+
+def integrator(kind, scale=1.0):
+    """One of each, in a unit of length that is `1/scale` Å."""
+    dt, friction = 4.0 * units.fs, 0.01 / units.fs
+    if kind == "nve":
+        return NVE(dt)
+    if kind == "langevin":
+        return Langevin(dt, 100.0, friction)
+    if kind == "nose-hoover":
+        return NoseHoover(dt, 100.0, 100.0 * units.fs)
+    pressure, compressibility = 0.3 * units.GPa / scale**3, 0.3 / units.GPa * scale**3
+    return NPT(dt, 100.0, friction, pressure, 100.0 * units.fs, compressibility, kind, every=3)
+
+
+def argon(scale=1.0, dtype=jnp.float64):
+    """Four atoms in a sheared cell smaller than twice the cutoff."""
+    cell = np.array([[5.4, 0.0, 0.0], [0.4, 5.3, 0.0], [-0.3, 0.5, 5.5]])
+    fractions = np.array([[0.0, 0.0, 0.0], [0.02, 0.5, 0.5], [0.5, 0.0, 0.47], [0.5, 0.5, 0.0]])
+    masses = np.full(4, 39.95) / scale**2
+    return make_system(scale * fractions @ cell, [18] * 4, cell=scale * cell, masses=masses, dtype=dtype)
+
+
+def energy(scale=1.0):
+    return LennardJones(epsilon=0.0104, sigma=3.4 * scale, cutoff=5.0 * scale, onset=0.7)
+
+
+@eqx.filter_jit
+def advance(integrator, energy, state):
+    return jax.lax.scan(lambda s, _: (integrator.step(energy, s), None), state, None, length=STEPS)[0]
+
+
+@eqx.filter_jit
+def advance_all(integrator, energy, states):
+    step = jax.vmap(integrator.step, in_axes=(None, 0))
+    return jax.lax.scan(lambda s, _: (step(energy, s), None), states, None, length=STEPS)[0]
+
+
+def start(kind, scale=1.0, seed=0, dtype=jnp.float64):
+    return integrator(kind, scale).init(
+        energy(scale), argon(scale, dtype), key=jax.random.key(seed), temperature=100.0, skin=0.3 * scale
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_unit_of_length_gives_the_same_trajectory(kind):
+    """Length times s with energy and time as they are: masses over s², momenta over s, pressure over s³."""
+    scale = 0.1
+    one = advance(integrator(kind), energy(), start(kind))
+    other = advance(integrator(kind, scale), energy(scale), start(kind, scale))
+    np.testing.assert_allclose(other.system.positions / scale, one.system.positions, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(other.system.cell / scale, one.system.cell, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(other.momenta * scale, one.momenta, rtol=0, atol=1e-10)
+    assert np.abs(np.asarray(one.system.positions - argon().positions)).max() > 0.05, "nothing has moved"
+
+
+@pytest.mark.parametrize("kind", ("nve", "langevin", "nose-hoover", "triclinic"))
+def test_replicas_under_vmap_are_the_single_runs(kind):
+    singles = [start(kind, seed=seed) for seed in range(3)]
+    keys = jax.random.split(jax.random.key(9), 3)
+    singles = [replace(s, key=k) for s, k in zip(singles, keys, strict=True)]
+    together = advance_all(integrator(kind), energy(), jax.tree.map(lambda *x: jnp.stack(x), *singles))
+    for index, single in enumerate(singles):
+        alone = advance(integrator(kind), energy(), single)
+        np.testing.assert_allclose(together.system.positions[index], alone.system.positions, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(together.system.cell[index], alone.system.cell, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(together.momenta[index], alone.momenta, rtol=0, atol=1e-12)
+    assert np.abs(np.asarray(together.system.positions[0] - together.system.positions[1])).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ("nve", "langevin", "nose-hoover", "triclinic"))
+def test_single_precision_stays_single(kind):
+    before = start(kind, dtype=jnp.float32)
+    after = jax.eval_shape(lambda s: integrator(kind).step(energy(), s), before)
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+    assert after.momenta.dtype == after.energy.dtype == jnp.float32
