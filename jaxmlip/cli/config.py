@@ -61,15 +61,22 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], prefix: str = "") ->
     filled = {}
     for name, field in known.items():
         here, kind = f"{prefix}{name}", types_of[name]
-        if name in values and dataclasses.is_dataclass(kind):
-            if not isinstance(values[name], Mapping):
-                raise UserError(f"`{here}` must be a table, `[{here}]`; got {values[name]!r}")
-            filled[name] = from_dict(kind, values[name], f"{here}.")
+        if dataclasses.is_dataclass(kind) and (name in values or _required(field)):
+            table = values.get(name, {})
+            if not isinstance(table, Mapping):
+                raise UserError(f"`{here}` must be a table, `[{here}]`; got {table!r}")
+            filled[name] = from_dict(kind, table, f"{here}.")
         elif name in values:
             filled[name] = _value(kind, values[name], here)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+        elif _required(field):
             filled[name] = tyro.MISSING
-    return cls(**filled)
+    if tyro.MISSING not in filled.values():
+        return cls(**filled)
+    # What is still missing comes from the command line, and is checked when tyro makes the real one.
+    partial = object.__new__(cls)
+    for name, value in filled.items():
+        object.__setattr__(partial, name, value)
+    return partial
 
 
 def suggestion(word: str, known: Sequence[str] | Mapping[str, Any], prefix: str = "") -> str:
@@ -104,6 +111,10 @@ def require_number(
     inside = math.isfinite(value) and value <= most
     inside = inside and (above is None or value > above) and (least is None or value >= least)
     require(inside, name, "must be a finite number " + " and ".join(part for part in (low, high) if part), value)
+
+
+def _required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _value(kind: Any, value: Any, name: str) -> Any:

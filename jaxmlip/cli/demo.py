@@ -163,14 +163,13 @@ def page(found: Findings) -> str:
     energy = np.array([line.get("valid_energy_rmse_meV_per_atom", np.nan) for line in found.history])
     out.figure(
         "Learning curve",
-        "Errors on validation structures, which choose the best parameters but are not trained on. Late in the training "
-        "the weight of the energies is raised.",
+        "Errors on validation structures, which choose the best parameters but are not trained on. Late in the "
+        "training the weight of the energies is raised.",
         figures.learning_curve(steps, force, energy),
     )
     out.figure(
         "Parity",
-        f"Model against DFT on {len(report.atoms)} {found.tested_on} structures. Energies are relative to the free atom "
-        "or, where the data hold none, to the mean.",
+        f"Model against DFT on {len(report.atoms)} {found.tested_on} structures; total energies less their mean.",
         figures.parity(
             {
                 "energy [eV/atom]": (report.energy_label, report.energy),
@@ -202,8 +201,8 @@ def _dynamics(out: Any, found: Findings) -> None:
     ps = config.md_steps * silicon.TIMESTEP / units.ps
     out.figure(
         f"Constant temperature: {config.temperature_K:g} K",
-        f"Langevin dynamics for {ps:g} ps, timestep 1 fs, friction 5/ps. The velocities start at the temperature of the "
-        "thermostat while the atoms start on their lattice sites, so it takes a moment to reach it.",
+        f"Langevin dynamics for {ps:g} ps, timestep 1 fs, friction 5/ps. The atoms start on their lattice sites with the "
+        "velocities of the thermostat, half of which soon goes into the lattice, so it takes a moment to warm up.",
         figures.temperature(found.hot.time_ps, found.hot.temperature, config.temperature_K),
     )
     half = found.hot.positions[len(found.hot.positions) // 2 :: 5]

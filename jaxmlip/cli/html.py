@@ -63,9 +63,12 @@ class Page:
 
     def html(self) -> str:
         """The page."""
-        head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{markup.escape(self.title)}'
-        body = "\n".join(self.parts)
-        return f'<!doctype html><html lang="en"><head>{head}</title><style>{_CSS}</style></head><body><main>\n{body}\n</main></body></html>\n'
+        title, body = markup.escape(self.title), "\n".join(self.parts)
+        return (
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{title}</title><style>{_CSS}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
+        )
 
     def _section(self, title: str, text: str, content: str) -> None:
         self.parts.append(f"<section><h2>{markup.escape(title)}</h2><p>{markup.escape(text)}</p>{content}</section>")

@@ -60,9 +60,7 @@ def guarded(name: str, argv: Sequence[str]) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return complain(
-                name, f"{where}the disk is full. What was written before is whole; make room and resume.", 1
-            )
+            return complain(name, f"{where}the disk is full. What was written before is whole.", 1)
         if error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.EEXIST):
             return complain(name, f"{where}{error.strerror}.", 2)
         traceback.print_exc()

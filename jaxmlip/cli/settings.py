@@ -34,9 +34,7 @@ def prepare() -> None:
     """
     version = known_bad_version()
     if version is not None:
-        raise UserError(
-            f"jax {version} computes wrong numbers on CPU: install another, `pip install 'jax!={version}'`."
-        )
+        raise UserError(f"jax {version} computes wrong numbers on CPU: `pip install 'jax!={version}'`.")
     jax.config.update("jax_enable_x64", True)
     folder = cache_folder()
     if folder is not None:

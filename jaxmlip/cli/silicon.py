@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import equinox as eqx
-import jax
 import numpy as np
 
 from jaxmlip import units

@@ -65,9 +65,7 @@ def repeated(system: System, repeat: tuple[int, int, int], *, dtype: str = "floa
     """
     for axis, count in enumerate(repeat):
         if count < 1 or (count > 1 and not system.pbc[axis]):
-            raise ValueError(
-                f"`repeat` must be at least 1, and 1 along directions that are not periodic; got {repeat}."
-            )
+            raise ValueError(f"`repeat` must be at least 1, and 1 where the cell is not periodic; got {repeat}.")
     cell = np.asarray(system.cell, np.float64)
     shifts = np.array([(a, b, c) for a in range(repeat[0]) for b in range(repeat[1]) for c in range(repeat[2])])
     positions = (np.asarray(system.positions, np.float64)[None] + (shifts @ cell)[:, None]).reshape(-1, 3)
