@@ -115,6 +115,14 @@ class _Loop:
         return jax.tree.map(lambda *parts: np.concatenate(parts), self.empty, *self.chunks)
 
     def save(self) -> Path | None:
+        """Write the checkpoint; where the disk refuses, the older one is still there and the run stops."""
+        try:
+            return self._write_checkpoint()
+        except OSError as error:
+            cause = f"the checkpoint {self.checkpoint} cannot be written ({error}); an older one is untouched"
+            raise SimulationError(cause, step=int(self.state.step), state=self.state, record=self.record()) from error
+
+    def _write_checkpoint(self) -> Path | None:
         if self.checkpoint is None:
             return None
         position = None if self.writer is None else self.writer.position()
@@ -127,17 +135,17 @@ class _Loop:
         )
 
     def _keep(self, result: _Result) -> None:
-        """Take over the state and the whole records of a chunk that went well; frames go to the file."""
-        self.state = result.state
+        """Write the whole records of a chunk that went well, then take them over with its state."""
         count = int(result.count)
         if count:
             observed, frames = jax.tree.map(lambda x: np.asarray(x[:count]), result.buffer)
-            self.chunks.append(observed)
             if self.writer is not None:
                 try:
                     self.writer.write(self.state.system, split(frames))
                 except OSError as error:
                     raise self._error(f"the trajectory cannot be written ({error})", self.state) from error
+            self.chunks.append(observed)
+        self.state = result.state
 
     def _enlarge(self, failed: State) -> None:
         """Room for the neighbors of the step that failed; the kept state is otherwise untouched."""
@@ -156,7 +164,7 @@ class _Loop:
 
     def _error(self, cause: str, state: State, step: int | None = None) -> SimulationError:
         try:
-            path = self.save()
+            path = self._write_checkpoint()
         except OSError as error:
             cause, path = f"{cause}; and the checkpoint cannot be written ({error})", None
         step = int(state.step) if step is None else step

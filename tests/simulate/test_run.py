@@ -1,6 +1,7 @@
 """The loop: chunks, restarts, replays, guards."""
 
 import dataclasses
+import errno
 import os
 import signal
 
@@ -172,3 +173,44 @@ def test_counts_that_make_no_sense_are_refused(lj, argon, steps, every):
     state = integrator.init(lj, argon, key=jax.random.key(1))
     with pytest.raises(ValueError, match="(?i)steps?"):
         run(integrator, lj, state, steps=steps, every=every)
+
+
+class Memory:
+    """A writer that keeps frames, and may find the disk full."""
+
+    def __init__(self, room=10**9):
+        self.frames, self.room = [], room
+
+    def write(self, system, frames):
+        if len(self.frames) + len(frames) > self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.frames += frames
+
+    def position(self):
+        return len(self.frames)
+
+    def rewind(self, position):
+        del self.frames[position:]
+
+
+def test_a_full_disk_stops_the_run_where_files_and_checkpoint_agree(lj, argon, tmp_path):
+    integrator = INTEGRATORS["nve"]
+    state = integrator.init(lj, argon, key=jax.random.key(1), temperature=80.0)
+    writer, path = Memory(room=7), tmp_path / "state"
+    with pytest.raises(SimulationError, match="No space left on device"):
+        run(integrator, lj, state, steps=200, every=10, observe=observe, writer=writer, checkpoint=path)
+    kept, metadata = load_state(path)
+    assert metadata["writer"] == len(writer.frames) == int(kept.step) // 10
+    writer.room = 10**9
+    last, _ = run(integrator, lj, kept, steps=200 - int(kept.step), every=10, observe=observe, writer=writer)
+    assert [int(f.step) for f in writer.frames] == list(range(10, 201, 10))
+    direct, _ = run(integrator, lj, state, steps=200, every=10, observe=observe)
+    assert_same(last, direct)
+    np.testing.assert_array_equal(writer.frames[-1].positions, direct.system.positions)
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_the_run(lj, argon, tmp_path):
+    integrator = INTEGRATORS["nve"]
+    state = integrator.init(lj, argon, key=jax.random.key(1), temperature=80.0)
+    with pytest.raises(SimulationError, match="cannot be written"):
+        run(integrator, lj, state, steps=20, every=10, observe=observe, checkpoint=tmp_path / "absent" / "state")
