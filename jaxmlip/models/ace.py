@@ -317,7 +317,7 @@ def _invariants(a: Features, p: Features | None) -> list[Array]:
 def _of_species(weights: Float[Array, "q *shape"], species: Float[Array, "q atoms"]) -> Float[Array, "*shape #atoms"]:
     """Weights of each atom, linear in the embedding of its element; no work where there is one element."""
     if weights.shape[0] == 1:
-        return weights[0][..., None] * species[0, :1]
+        return weights[0][..., None] * species[0, 0]
     return jnp.tensordot(jnp.moveaxis(weights, 0, -1), species, axes=1)
 
 
