@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -29,30 +30,34 @@ def batch(
     **Raises:** `ValueError` where there is no system, or a requested size is too small.
     """
     systems = [systems] if isinstance(systems, System) else list(systems)
-    if not systems:
-        raise ValueError("A batch needs at least one system; got none.")
-    counts = [len(s.numbers) for s in systems]
-    pairs = []
-    start = 0
-    for system, count in zip(systems, counts, strict=True):
-        i, j, s = neighbor_pairs(np.asarray(system.positions), np.asarray(system.cell), system.pbc, cutoff)
-        pairs.append((i + start, j + start, s))
-        start += count
-    receivers, senders, shifts = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
-    block, images, mask = dense_block(receivers, senders, shifts, start, neighbors)
-    dtype = systems[0].positions.dtype
-    graph = Graph(
-        positions=jnp.asarray(np.concatenate([np.asarray(s.positions) for s in systems]), dtype),
-        numbers=jnp.asarray(np.concatenate([np.asarray(s.numbers) for s in systems])),
-        cell=jnp.asarray(np.stack([np.asarray(s.cell) for s in systems]), dtype),
-        charge=jnp.asarray(np.stack([np.asarray(s.charge) for s in systems]), dtype),
-        system_index=jnp.asarray(np.repeat(np.arange(len(systems), dtype=np.int32), counts)),
-        senders=jnp.asarray(block),
-        shifts=jnp.asarray(images),
-        edge_mask=jnp.asarray(mask),
-        cutoff=float(cutoff),
+    positions = [np.asarray(s.positions) for s in systems]
+    cells = [np.asarray(s.cell) for s in systems]
+    counts = [len(p) for p in positions]
+    starts = np.cumsum([0, *counts])
+    total = int(starts[-1])
+    atoms, slots = total if atoms is None else atoms, len(systems) if slots is None else slots
+    _check_room("atoms", atoms, total)
+    _check_room("slots", slots, len(systems))
+    pairs = [neighbor_pairs(p, c, s.pbc, cutoff) for p, c, s in zip(positions, cells, systems, strict=True)]
+    receivers, senders = (
+        np.concatenate([pair[k] + start for pair, start in zip(pairs, starts[:-1], strict=True)]).astype(np.int32)
+        for k in (0, 1)
     )
-    return pad(graph, atoms=atoms or start, neighbors=block.shape[0], slots=slots or len(systems))
+    block, images, mask = dense_block(receivers, senders, np.concatenate([p[2] for p in pairs]), atoms, neighbors)
+    extra, empty = atoms - total, slots - len(systems)
+    system_index = np.repeat(np.arange(len(systems), dtype=np.int32), counts)
+    dtype = systems[0].positions.dtype
+    arrays = {
+        "positions": np.pad(np.concatenate(positions).astype(dtype), ((0, extra), (0, 0))),
+        "numbers": np.pad(np.concatenate([np.asarray(s.numbers) for s in systems]), (0, extra)),
+        "cell": np.pad(np.stack(cells).astype(dtype), ((0, empty), (0, 0), (0, 0))),
+        "charge": np.pad(np.array([s.charge for s in systems], dtype), (0, empty)),
+        "system_index": np.pad(system_index, (0, extra), constant_values=slots - 1),
+        "senders": block,
+        "shifts": images,
+        "edge_mask": mask,
+    }
+    return Graph(**jax.device_put(arrays), cutoff=float(cutoff))
 
 
 def pad(graph: Graph, *, atoms: int, neighbors: int, slots: int) -> Graph:
@@ -63,8 +68,7 @@ def pad(graph: Graph, *, atoms: int, neighbors: int, slots: int) -> Graph:
     have = {"atoms": len(graph.numbers), "neighbors": graph.senders.shape[0], "slots": graph.systems}
     want = {"atoms": atoms, "neighbors": neighbors, "slots": slots}
     for name, size in have.items():
-        if want[name] < size:
-            raise ValueError(f"Cannot pad to {want[name]} {name}: the graph has {size}.")
+        _check_room(name, want[name], size)
     if want == have:
         return graph
     more_atoms, more_neighbors, more_slots = (want[k] - have[k] for k in ("atoms", "neighbors", "slots"))
@@ -89,3 +93,8 @@ def pad(graph: Graph, *, atoms: int, neighbors: int, slots: int) -> Graph:
             grow(graph.edge_mask, edges),
         ),
     )
+
+
+def _check_room(name: str, room: int, size: int) -> None:
+    if room < size:
+        raise ValueError(f"Cannot pad to {room} {name}: the graph has {size}.")

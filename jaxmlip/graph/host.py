@@ -48,12 +48,14 @@ def dense_block(
     if most > neighbors:
         raise ValueError(f"An atom has {most} neighbors, but the block has {neighbors} slots.")
     slot = np.arange(len(receivers)) - np.repeat(np.cumsum(counts) - counts, counts)
-    block = np.broadcast_to(np.arange(atoms, dtype=np.int32), (neighbors, atoms)).copy()
-    block[slot, receivers] = senders
+    place = slot * atoms + receivers
+    block = np.tile(np.arange(atoms, dtype=np.int32), (neighbors, 1))
+    block.ravel()[place] = senders
     images = np.zeros((3, neighbors, atoms), np.int32)
-    images[:, slot, receivers] = shifts.T
+    for axis in range(3):
+        images[axis].ravel()[place] = shifts[:, axis]
     mask = np.zeros((neighbors, atoms), bool)
-    mask[slot, receivers] = True
+    mask.ravel()[place] = True
     return block, images, mask
 
 

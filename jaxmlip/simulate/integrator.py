@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxmlip.energy import AbstractEnergy, check_elements
-from jaxmlip.graph.neighbors import allocate, to_graph
+from jaxmlip.graph.neighbors import allocate, grow, to_graph
 from jaxmlip.simulate.state import State, evaluate, thermal_momenta, without_drift
 from jaxmlip.system import System
 
@@ -67,6 +67,8 @@ class AbstractIntegrator(eqx.Module):
         key, draw = jax.random.split(key)
         momenta = self._momenta(system, draw, temperature) if momenta is None else _checked(momenta, system)
         neighbors = allocate(system, energy.cutoff, skin=skin, capacity=capacity)
+        while bool(neighbors.failed):  # a `capacity` too small for the first forces
+            neighbors = grow(neighbors, system)
         check_distances(system, np.asarray(to_graph(neighbors, system).lengths()), np.asarray(neighbors.senders))
         value, forces = eqx.filter_jit(evaluate)(energy, system, neighbors)
         check_finite(value, forces)
