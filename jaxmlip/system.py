@@ -39,7 +39,7 @@ def make_system(
     numbers: Any,
     *,
     cell: Any = None,
-    pbc: bool | tuple[bool, bool, bool] | None = None,
+    pbc: bool | Sequence[bool] | np.ndarray | None = None,
     masses: Any = None,
     charge: float = 0.0,
     dtype: Any = None,
@@ -120,7 +120,7 @@ def check_geometry(positions: np.ndarray, numbers: np.ndarray, cell: np.ndarray,
         )
 
 
-def _periodicity(pbc: bool | Sequence[bool]) -> tuple[bool, bool, bool]:
+def _periodicity(pbc: bool | Sequence[bool] | np.ndarray) -> tuple[bool, bool, bool]:
     """One flag or three as three."""
     flags = np.broadcast_to(np.asarray(pbc, bool), (3,)) if np.ndim(pbc) == 0 else np.asarray(pbc, bool)
     if flags.shape != (3,):

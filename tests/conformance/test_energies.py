@@ -11,15 +11,28 @@ from jaxtyping import Array, Float
 
 from jaxmlip import testing
 from jaxmlip.energy import ZBL, AbstractEnergy, AtomicReferences, LennardJones, energy_forces_stress
+from jaxmlip.models.ace import ACE, ACEConfig
+from jaxmlip.models.nequip import NequIP, NequIPConfig
 
 LJ = LennardJones(0.4, 2.1, 5.0)
+ACE_SIZES = {"degree": 2, "radial": 3, "channels": 3, "hidden": 4, "message_channels": 2, "species_features": 2}
+NEQUIP_SIZES = {"channels": (2, 2), "layers": 2, "radial_basis": 3, "radial_width": 4, "radial_depth": 1}
+KEY = jax.random.key(0)
 
 # name: (energy, atomic numbers, spacing [Å], checks that cannot hold)
 ENERGIES = {
     "lennard_jones": (LJ, (18,), 2.3, ()),
     "scaled_sum": (0.5 * (AtomicReferences({14: -107.0, 8: -430.0}) + LJ + ZBL(cutoff=2.5)), (14, 8), 2.0, ()),
+    "nequip": (
+        NequIP(NequIPConfig((8, 14), cutoff=4.0, average_neighbors=20.0, **NEQUIP_SIZES), key=KEY),
+        (14, 8),
+        2.0,
+        ("coincident_atoms",),
+    ),
 }
 SLOW = {
+    "ace": (ACE(ACEConfig((8, 14), 4.0, layers=2, **ACE_SIZES), key=KEY), (14, 8), 2.0, ("coincident_atoms",)),
+    "ace_and_zbl": (ACE(ACEConfig((8, 14), 4.0, **ACE_SIZES), key=KEY) + ZBL(cutoff=2.5), (14, 8), 2.0, ()),
     "zbl": (ZBL(cutoff=2.5), (29, 6), 1.7, ()),
     "lennard_jones_and_zbl": (LJ + ZBL(), (14, 8), 2.0, ()),
     "references_and_lennard_jones": (AtomicReferences({14: -107.0, 8: -430.0}) + LJ, (14, 8), 2.2, ()),
