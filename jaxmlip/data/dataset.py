@@ -33,7 +33,9 @@ class Dataset:
             return Dataset(self.records[index])
         if isinstance(index, (int, np.integer)):
             return self.records[index]
-        return Dataset([self.records[i] for i in index])
+        index = np.asarray(index)
+        chosen = np.flatnonzero(index) if index.dtype == bool else index
+        return Dataset([self.records[int(i)] for i in chosen])
 
     def __add__(self, other: "Dataset") -> "Dataset":
         return Dataset(self.records + other.records)

@@ -177,17 +177,13 @@ class Loader:
 def choose_shapes(sizes: np.ndarray, largest: tuple[int, int], max_shapes: int) -> tuple[tuple[int, int], ...]:
     """At most `max_shapes` shapes (atoms, neighbors) that batches of these sizes fit in with little waste.
 
-    Batches are ordered by size and cut into runs, each padded to its largest, by dynamic programming; a further run
-    must save 5 % of the work. Where no batch seen is as large as can be, `largest` is one of the shapes.
+    Batches, and the `largest` that can occur, are ordered by size and cut into runs, each padded to its largest, by
+    dynamic programming; a further run must save 5 % of the work.
     """
     sizes = sizes[np.argsort(sizes[:, 0] * sizes[:, 1], kind="stable")]
     if len(sizes) > _SAMPLE:
-        keep = np.unique(np.linspace(0, len(sizes) - 1, _SAMPLE).round().astype(int))
-        sizes = np.concatenate([sizes[keep], sizes.max(axis=0, keepdims=True)])
-    covered = bool(np.all(sizes.max(axis=0) >= largest))
-    runs = max_shapes if covered else max_shapes - 1
-    if runs < 1:
-        return (largest,)
+        sizes = sizes[np.linspace(0, len(sizes) - 1, _SAMPLE).round().astype(int)]
+    sizes = np.concatenate([sizes, [largest]])
     count = len(sizes)
     cost = np.full((count + 1, count + 1), np.inf)  # of padding batches i..j-1 to one shape
     for i in range(count):
@@ -195,21 +191,18 @@ def choose_shapes(sizes: np.ndarray, largest: tuple[int, int], max_shapes: int) 
         cost[i, i + 1 :] = top * np.arange(1, count - i + 1)
     best = [np.where(np.arange(count + 1) == 0, 0.0, np.inf)]
     cuts = []
-    for _ in range(runs):
+    for _ in range(max_shapes):
         total = best[-1][:, None] + cost
         cuts.append(total.argmin(axis=0))
         best.append(total.min(axis=0))
     used = 1
-    while used < runs and best[used + 1][count] < (1 - _WORTHWHILE) * best[used][count]:
+    while used < max_shapes and best[used + 1][count] < (1 - _WORTHWHILE) * best[used][count]:
         used += 1
-    shapes, stop = set() if covered else {largest}, count
+    shapes, stop = set(), count
     for cut in reversed(cuts[:used]):
         start = int(cut[stop])
         shapes.add(tuple(int(x) for x in sizes[start:stop].max(axis=0)))
         stop = start
-    if not any(s[0] >= largest[0] and s[1] >= largest[1] for s in shapes):
-        top = max(shapes, key=lambda s: s[0] * s[1])
-        shapes = (shapes - {top}) | {largest}
     return tuple(sorted(shapes, key=lambda s: (s[0] * s[1], s)))
 
 

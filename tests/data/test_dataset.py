@@ -64,6 +64,7 @@ def test_frames_may_say_themselves_where_they_belong():
 def test_slices_and_subsets_are_data_sets():
     data = Dataset([record(i) for i in range(5)])
     assert isinstance(data[1:3], Dataset) and [r.index for r in data[[4, 0]]] == [4, 0]
+    assert [r.index for r in data[np.arange(5) > 2]] == [3, 4] and len(data[[]]) == 0
     assert len(data.filter(lambda r: r.energy < -2.5)) == 2 and data[2].index == 2
     assert data.elements == (14,)
 
