@@ -156,7 +156,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(md, argon):
 
 def test_a_slab_moves_too(jaxmlip, argon):
     slab = ase.build.fcc111("Ar", (2, 2, 3), a=5.3, vacuum=None)
-    slab.pbc = (True, True, False)
+    slab.pbc, slab.info = (True, True, False), {}
     ase.io.write(argon / "slab.extxyz", slab)
     names = ("--model", argon / "argon.model", "--structure", argon / "slab.extxyz", "--output", argon / "slab")
     code, _, err = jaxmlip("md", *names, *OPTIONS, "--dynamics.steps", 10)
