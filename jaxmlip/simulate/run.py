@@ -51,11 +51,12 @@ def run(
 ) -> tuple[State, PyTree]:
     """Advance `state` by `steps`; returns the last state and the record of `observe(state)` at multiples of `every`.
 
-    The record is the pytree that `observe` returns, as NumPy arrays with a leading `steps` axis. Steps run in chunks
-    of about a second on the device; lengths are not compiled in, and where chunks end changes no result. After each:
+    The record is the pytree that `observe` returns, as NumPy arrays with a leading `steps` axis; a function that is not
+    the same object, or a module of another structure, is compiled anew. Steps run in chunks of about a second on the
+    device; lengths are not compiled in, and where chunks end changes no result. After each:
 
     - a neighbor list that overflowed is enlarged and the chunk replayed; nothing is lost;
-    - a broken guard (`guards=None` for none) raises `SimulationError` with the last good state;
+    - a broken guard (`guards=None`: only what is not finite) raises `SimulationError` with the last good state;
     - frames go to `writer`, and every `checkpoint_seconds` [s] the state goes to the file `checkpoint` with `metadata`;
     - Ctrl-C or SIGTERM end the run with `Interrupted`, frames and checkpoint written;
     - `progress(state)` is called.
@@ -264,7 +265,7 @@ def _signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number, _):
         received.append(number)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jaxmlip import units
+from jaxmlip.energy import AbstractEnergy
 from jaxmlip.simulate import NPT, NVE, Guards, Interrupted, Langevin, NoseHoover, SimulationError, load_state, run
 from jaxmlip.simulate.run import _Loop, _watch
 
@@ -126,6 +127,27 @@ def test_a_broken_guard_stops_with_cause_last_good_state_and_checkpoint(hot, lj,
     assert str(error.checkpoint) in str(error)
     onward = NVE(1.0 * units.fs)
     run(onward, lj, kept, steps=5, every=5)
+
+
+class Cliff(AbstractEnergy):
+    """Nothing, until an atom goes farther than `limit` [Å] along x; then not a number."""
+
+    limit: float = eqx.field(static=True)
+    cutoff: float = eqx.field(static=True, default=1.0)
+    elements: tuple[int, ...] | None = eqx.field(static=True, default=None)
+
+    def __call__(self, graph):
+        return jnp.where(graph.positions[:, 0] > self.limit, jnp.nan, 0.0)
+
+
+def test_what_is_not_finite_stops_a_run_even_without_guards(lj, argon):
+    integrator = INTEGRATORS["nve"]
+    energy = lj + Cliff(float(argon.positions[:, 0].max()) + 0.2)
+    state = integrator.init(energy, argon, key=jax.random.key(1), temperature=300.0)
+    with pytest.raises(SimulationError, match="not finite") as caught:
+        run(integrator, energy, state, steps=5000, every=10, guards=None, observe=observe)
+    assert np.isfinite(caught.value.state.forces).all() and np.isfinite(caught.value.record["energy"]).all()
+    assert int(caught.value.state.step) == (caught.value.step - 1) // 10 * 10
 
 
 def test_limits_must_be_positive():
