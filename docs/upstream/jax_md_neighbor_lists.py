@@ -6,10 +6,9 @@
 """
 
 import itertools
+import os
 
-import jax
-
-jax.config.update("jax_enable_x64", True)
+os.environ["JAX_ENABLE_X64"] = "1"
 
 import jax.numpy as jnp
 import numpy as np
