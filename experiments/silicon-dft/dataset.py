@@ -137,6 +137,9 @@ def verify() -> tuple[dict, list[str]]:
         "atoms": sum(map(len, frames)),
         "frames_by_type": {k: v["frames"] for k, v in table.items()},
         "frames_by_split": dict(Counter(a.info["split"] for a in frames)),
+        "isolated_atom_eV": next(
+            float(a.info["REF_energy"]) for a in frames if a.info["config_type"] == "isolated_atom"
+        ),
         "max_net_force_eV_A": net,
         "max_stress_asymmetry_GPa": max(
             float(np.abs(s - s.T).max() / GPa) for s in (np.reshape(a.info["REF_stress"], (3, 3)) for a in frames)

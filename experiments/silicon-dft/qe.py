@@ -105,7 +105,7 @@ def parse(text: str, n: int) -> dict:
     }
 
 
-def label(atoms: Atoms, settings: dict = SETTINGS, magnetic: float = 0.0, cache=True) -> dict:
+def label(atoms: Atoms, settings: dict = SETTINGS, magnetic: float = 0.0, cache=True, timeout: float = 1500.0) -> dict:
     """Result of one single point, from the cache where the same input was already paid for."""
     text = pw_input(atoms, settings, "OUT", magnetic)
     key = hashlib.sha256(text.replace(str(PSEUDO_DIR), "").encode()).hexdigest()[:20]
@@ -119,7 +119,7 @@ def label(atoms: Atoms, settings: dict = SETTINGS, magnetic: float = 0.0, cache=
     start = time.monotonic()
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     out = subprocess.run(
-        ["pw.x", "-in", "pw.in"], cwd=run, env=env, capture_output=True, text=True, timeout=1500
+        ["pw.x", "-in", "pw.in"], cwd=run, env=env, capture_output=True, text=True, timeout=timeout
     ).stdout
     try:
         result = parse(out, len(atoms)) | {"seconds": time.monotonic() - start, "key": key}

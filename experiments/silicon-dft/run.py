@@ -3,6 +3,7 @@
 import argparse
 import fcntl
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import dataset
 import generate
 import numpy as np
 import qe
+import report
 from ase import Atoms
 from ase.io import read, write
 from ase.units import GPa
@@ -86,11 +88,15 @@ def campaign(minutes: float) -> None:
         )
 
 
-def recompute() -> dict:
-    """One small shipped frame labelled again, never from the cache."""
+def recompute(seconds: float) -> dict:
+    """One small shipped frame labelled again, never from the cache; nothing if out of time."""
     frames = [a for a in read(dataset.SHIPPED, ":") if a.info["tag"].startswith("diamond")]
     old = min(frames, key=lambda a: abs(a.get_volume() / len(a) - 20.5))
-    new = qe.label(old, cache=False)
+    try:
+        new = qe.label(old, cache=False, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        print(f"pw.x did not finish in {seconds:.0f} s on this machine now: nothing is compared")
+        return {}
     if "failed" in new:
         raise RuntimeError(f"{old.info['tag']}: {new['failed']}")
     stress = np.ravel(new["stress"]) - old.info["REF_stress"]
@@ -134,14 +140,15 @@ def main() -> int:
     figures, wrong = dataset.verify()
     figures |= differences(kept["convergence"]["finite_differences"])
     if qe.have_pw():
-        figures |= recompute()
-        if figures["recomputed_energy_diff_meV_atom"] > 0.1:
+        figures |= recompute(40.0 if args.quick else 600.0)
+        if figures.get("recomputed_energy_diff_meV_atom", 0.0) > 0.1:
             wrong.append("a recomputed frame differs by more than 0.1 meV/atom")
     else:
         print("pw.x is not here: nothing is recomputed")
     if not args.quick:
         kept |= {"settings": qe.SETTINGS, "figures": figures, "wrong": wrong}
         RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+        report.update(HERE / "README.md", kept)
     for kind, row in figures["census"].items():
         print(f"{kind:14s}", *(f"{k} {v}" for k, v in row.items()))
     print(*(f"WRONG: {what}" for what in wrong), sep="\n", end="\n" if wrong else "")
