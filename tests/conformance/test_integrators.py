@@ -12,8 +12,13 @@ from jaxmlip.simulate import NPT, NVE, Langevin, NoseHoover
 from jaxmlip.simulate.state import replace
 from jaxmlip.system import make_system
 
-KINDS = ("nve", "langevin", "nose-hoover", "isotropic", "anisotropic", "triclinic")
 STEPS = 30
+
+
+def kinds(*fast):
+    """Every integrator; those that add no code of their own run with the slow tests."""
+    every = ("nve", "langevin", "nose-hoover", "isotropic", "anisotropic", "triclinic")
+    return [pytest.param(k, marks=() if k in fast else pytest.mark.slow) for k in every]
 
 
 def integrator(kind, scale=1.0):
@@ -58,7 +63,7 @@ def start(kind, scale=1.0, seed=0, dtype=jnp.float64):
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", kinds("langevin", "nose-hoover", "triclinic"))
 def test_another_unit_of_length_gives_the_same_trajectory(kind):
     """Length times s with energy and time as they are: masses over s², momenta over s, pressure over s³."""
     scale = 0.1
@@ -70,7 +75,7 @@ def test_another_unit_of_length_gives_the_same_trajectory(kind):
     assert np.abs(np.asarray(one.system.positions - argon().positions)).max() > 0.05, "nothing has moved"
 
 
-@pytest.mark.parametrize("kind", ("nve", "langevin", "nose-hoover", "triclinic"))
+@pytest.mark.parametrize("kind", kinds("langevin", "triclinic"))
 def test_replicas_under_vmap_are_the_single_runs(kind):
     singles = [start(kind, seed=seed) for seed in range(3)]
     keys = jax.random.split(jax.random.key(9), 3)
@@ -84,7 +89,7 @@ def test_replicas_under_vmap_are_the_single_runs(kind):
     assert np.abs(np.asarray(together.system.positions[0] - together.system.positions[1])).max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ("nve", "langevin", "nose-hoover", "triclinic"))
+@pytest.mark.parametrize("kind", kinds("nve", "langevin", "nose-hoover", "triclinic"))
 def test_single_precision_stays_single(kind):
     before = start(kind, dtype=jnp.float32)
     after = jax.eval_shape(lambda s: integrator(kind).step(energy(), s), before)

@@ -28,10 +28,10 @@ class Nothing(AbstractEnergy):
         return 0.0 * graph.positions[:, 0]
 
 
-@pytest.mark.parametrize("shape", ["isotropic", "anisotropic", "triclinic"])
+@pytest.mark.parametrize("shape", ["isotropic", pytest.param("anisotropic", marks=pytest.mark.slow), "triclinic"])
 def test_the_volume_of_an_ideal_gas_has_its_exact_mean_and_variance(shape):
     """V^N exp(-P V / kT): mean (N + 1) kT/P, variance (N + 1) (kT/P)²."""
-    atoms, kT, replicas, steps = 4, units.kB * 300.0, 256, 4000
+    atoms, kT, replicas, steps = 4, units.kB * 300.0, 128, 3000
     target = kT / 200.0  # 200 Å³ for each kT
     integrator = NPT(5.0 * units.fs, 300.0, 0.02 / units.fs, target, 500.0 * units.fs, 1.0 / target, shape, every=1)
     edge = ((atoms + 1) * 200.0) ** (1 / 3)
@@ -54,7 +54,7 @@ def test_the_volume_of_an_ideal_gas_has_its_exact_mean_and_variance(shape):
     assert abs(each.mean() - (atoms + 1)) < 4 * each.std(ddof=1) / np.sqrt(replicas)
     squares = ((volumes - (atoms + 1)) ** 2).mean(axis=0)
     error = squares.std(ddof=1) / np.sqrt(replicas)
-    assert error < 0.06 * (atoms + 1)
+    assert error < 0.08 * (atoms + 1)
     assert abs(squares.mean() - (atoms + 1)) < 4 * error
 
 

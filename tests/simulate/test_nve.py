@@ -39,9 +39,11 @@ def oracle(apply, begin, energy, system, momenta, steps):
         there = eqx.tree_at(lambda s: s.positions, system, positions)
         return energy_forces(energy, to_graph(rebuild(neighbors, there), there))[1]
 
-    start, step = begin(force), apply(force)
-    state = start(system.positions).set(momentum=momenta)
-    return jax.jit(lambda s: jax.lax.fori_loop(0, steps, lambda _, x: step(x), s))(state)
+    # jax-md mixes float types and ranks.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        start, step = begin(force), apply(force)
+        state = start(system.positions).set(momentum=momenta)
+        return jax.jit(lambda s: jax.lax.fori_loop(0, steps, lambda _, x: step(x), s))(state)
 
 
 def test_the_trajectory_is_that_of_jax_md(jax_md, lj, argon):

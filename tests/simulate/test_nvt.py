@@ -20,11 +20,13 @@ def test_momenta_follow_maxwell_and_boltzmann():
     scaled = np.asarray(p / jnp.sqrt(masses * units.kB * 300.0)[:, None])
     for axis in range(3):
         assert stats.kstest(scaled[:, axis], "norm").pvalue > 0.01
-    atoms = len(masses)
-    assert abs(float(temperature(p, masses, 3 * atoms)) / 300.0 - 1) < 3 * np.sqrt(2 / (3 * atoms))
-    still = without_drift(p, masses)
-    assert np.abs(np.asarray(still).sum(axis=0)).max() < 1e-9
-    assert float(temperature(still, masses, 3 * atoms - 3)) == pytest.approx(300.0, rel=3 * np.sqrt(2 / (3 * atoms)))
+    few = masses[:4]  # where three degrees of freedom count: 3N instead of 3N - 3 would be 25 % off
+    draws = jax.vmap(lambda k: thermal_momenta(k, few, 300.0))(jax.random.split(jax.random.key(6), 20_000))
+    still = jax.vmap(lambda p: without_drift(p, few))(draws)
+    assert np.abs(np.asarray(still).sum(axis=1)).max() < 1e-12
+    for momenta, dof in ((draws, 12), (still, 9)):
+        mean = float(jnp.mean(jax.vmap(lambda p, n=dof: temperature(p, few, n))(momenta)))
+        assert abs(mean / 300.0 - 1) < 4 * np.sqrt(2 / (dof * 20_000))
 
 
 @pytest.mark.parametrize("step", [0.5, 1.0])
@@ -96,10 +98,10 @@ def test_the_temperature_of_a_small_cell_is_the_one_asked_for(lj, argon, kind):
     def observe(s):
         return temperature(s.momenta, s.system.masses, integrator.degrees_of_freedom(s.system)), integrator.conserved(s)
 
-    _, (T, conserved) = run(integrator, lj, state, steps=20_000, every=10, observe=observe)
+    _, (T, conserved) = run(integrator, lj, state, steps=10_000, every=5, observe=observe)
     blocks = T.reshape(20, -1).mean(axis=1)
     error = blocks.std(ddof=1) / np.sqrt(20)
-    assert error < 1.2
+    assert error < 2.0
     assert abs(blocks.mean() - 120.0) < 3.5 * error + 0.3  # velocity Verlet is cooler by O(dt²): about 0.2 K here
     assert np.ptp(conserved) < 2e-3 * len(argon.numbers) * 0.0104 * 10
 
