@@ -167,12 +167,13 @@ def page(found: Findings) -> str:
         "training the weight of the energies is raised.",
         figures.learning_curve(steps, force, energy),
     )
+    middle = np.nanmean(report.energy_label)
     out.figure(
         "Parity",
         f"Model against DFT on {len(report.atoms)} {found.tested_on} structures; total energies less their mean.",
         figures.parity(
             {
-                "energy [eV/atom]": (report.energy_label, report.energy),
+                "energy [eV/atom]": (report.energy_label - middle, report.energy - middle),
                 "force [eV/Å]": (report.forces_label.ravel(), report.forces.ravel()),
             }
         ),
@@ -201,8 +202,8 @@ def _dynamics(out: Any, found: Findings) -> None:
     ps = config.md_steps * silicon.TIMESTEP / units.ps
     out.figure(
         f"Constant temperature: {config.temperature_K:g} K",
-        f"Langevin dynamics for {ps:g} ps, timestep 1 fs, friction 5/ps. The atoms start on their lattice sites with the "
-        "velocities of the thermostat, half of which soon goes into the lattice, so it takes a moment to warm up.",
+        f"Langevin dynamics for {ps:g} ps, timestep 1 fs, friction 5/ps. The atoms start on their lattice sites with "
+        "the velocities of the thermostat, half of which soon goes into the lattice, so it takes a moment to warm up.",
         figures.temperature(found.hot.time_ps, found.hot.temperature, config.temperature_K),
     )
     half = found.hot.positions[len(found.hot.positions) // 2 :: 5]

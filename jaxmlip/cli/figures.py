@@ -68,7 +68,7 @@ def conservation(time_ps: np.ndarray, total: np.ndarray, kinetic: np.ndarray, dr
     axes.plot(time_ps, total - total[0], color=BLUE, lw=1.6, label="total energy, less its start")
     axes.set(xlabel="time [ps]", ylabel="meV/atom", title=f"drift {drift:.2g} meV/atom/ps")
     axes.legend(loc="upper right")
-    axes.margins(y=0.25)
+    axes.margins(y=0.4)
     return figure
 
 
@@ -79,7 +79,7 @@ def temperature(time_ps: np.ndarray, kelvin: np.ndarray, target: float) -> Figur
     axes.axhline(target, color=ORANGE, lw=1.5, label=f"thermostat {target:g} K")
     axes.set(xlabel="time [ps]", ylabel="temperature [K]", title=f"mean {kelvin[len(kelvin) // 5 :].mean():.1f} K")
     axes.legend(loc="upper right")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.25 * kelvin.max())
     return figure
 
 

@@ -16,7 +16,7 @@ main { max-width: 920px; margin: 0 auto; padding: 32px 20px 64px; }
 h1 { font-size: 1.9rem; margin: 0 0 4px; } h2 { font-size: 1.2rem; margin: 0 0 8px; }
 section { background: #fff; border: 1px solid #e5e7eb; border-radius: 10px; padding: 20px 24px; margin-top: 20px; }
 p { margin: 6px 0 12px; } .lead { color: #4b5563; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 14px; margin-top: 20px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(250px, 1fr)); gap: 14px; margin-top: 20px; }
 .card { background: #fff; border: 1px solid #e5e7eb; border-radius: 10px; padding: 14px 18px; }
 .card b { display: block; font-size: 1.35rem; font-weight: 650; } .card span { color: #4b5563; font-size: .88rem; }
 img { display: block; max-width: 100%; height: auto; margin: 8px auto 0; }

@@ -188,9 +188,8 @@ def simulate(
     settings.write_run(
         config.output, config, command="md", seed=config.seed, inputs=(Path(config.model), config.structure)
     )
-    print(
-        f"{len(state.system.numbers)} atoms, {config.dynamics.ensemble}, steps {int(state.step)} to {config.dynamics.steps}"
-    )
+    atoms, dynamics = len(state.system.numbers), config.dynamics
+    print(f"{atoms} atoms, {dynamics.ensemble}, steps {int(state.step)} to {dynamics.steps}")
     try:
         with settings.progress_bar(config.dynamics.steps, "md") as advance:
             state, (steps, conserved) = run(

@@ -21,6 +21,14 @@ from jaxmlip.system import System, make_system
 EVERY = 10
 TIMESTEP = 1.0 * units.fs
 _BASIS = np.array([[0, 0, 0], [0, 2, 2], [2, 0, 2], [2, 2, 0], [1, 1, 1], [1, 3, 3], [3, 1, 3], [3, 3, 1]]) / 4.0
+_PHASES = {
+    (4, 1.4): "diamond",
+    (8, 1.7): "hexagonal diamond",
+    (4, 0.6): "beta-tin",
+    (4, 1.0): "fcc",
+    (2, 1.0): "bcc",
+    (1, 1.0): "sc",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,11 +145,10 @@ def equations_of_state(energy: AbstractEnergy, dataset: Dataset, points: int = 2
 
 
 def phase(record: Record) -> str:
-    """The name of a crystal of the data, from the number of atoms and the shape of its cell."""
-    a, b, _ = record.cell / np.linalg.norm(record.cell, axis=1)[:, None]
-    angle = round(float(np.degrees(np.arccos(a @ b))))
-    names = {(2, 60): "diamond", (4, 120): "hexagonal diamond", (1, 60): "fcc", (1, 90): "sc", (1, 109): "bcc"}
-    return names.get((len(record), angle), "beta-tin" if len(record) == 2 else f"{len(record)} atoms, {angle}°")
+    """The name of a crystal of the data, from the number of atoms and the ratio of the outer edges of its cell."""
+    lengths = np.linalg.norm(record.cell, axis=1)
+    shape = (len(record), round(float(lengths[2] / lengths[0]), 1))
+    return _PHASES.get(shape, f"{shape[0]} atoms, c/a {shape[1]}")
 
 
 def equilibrium(volume: np.ndarray, energy: np.ndarray) -> tuple[float, float]:

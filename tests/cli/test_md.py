@@ -17,7 +17,16 @@ import pytest
 from jaxmlip.interfaces import trajectory
 
 STEPS = 60
-OPTIONS = ("--every", "10", "--checkpoint-seconds", "0", "--dynamics.timestep-fs", "2", "--dynamics.temperature-K", "40")
+OPTIONS = (
+    "--every",
+    "10",
+    "--checkpoint-seconds",
+    "0",
+    "--dynamics.timestep-fs",
+    "2",
+    "--dynamics.temperature-K",
+    "40",
+)
 
 
 @pytest.fixture

@@ -1,0 +1,74 @@
+"""Training by command, then its model used by the others."""
+
+import json
+
+import ase.build
+import ase.io
+import numpy as np
+import pytest
+
+from jaxmlip.energy import LennardJones
+from jaxmlip.interfaces.ase import Calculator
+
+SMALL = ("--model.channels", "2", "--model.degree", "1", "--model.hidden", "4", "--model.radial", "2")
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Twenty frames of four argon atoms with Lennard-Jones labels."""
+    calc = Calculator(LennardJones(0.0104, 3.4, 5.0))
+    frames = []
+    for seed in range(20):
+        atoms = ase.build.bulk("Ar", "fcc", 5.3, cubic=True)
+        atoms.rattle(0.15, seed=seed)
+        atoms.calc = calc
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        atoms.calc = None
+        atoms.info["REF_energy"], atoms.arrays["REF_forces"] = energy, forces
+        frames.append(atoms)
+    ase.io.write(tmp_path / "argon.extxyz", frames)
+    return tmp_path / "argon.extxyz"
+
+
+def test_a_trained_model_is_evaluated_relaxed_with_and_described(labelled, tmp_path, jaxmlip):
+    out = tmp_path / "run"
+    learn = ("--learn.epochs", "4", "--learn.evaluations", "2", "--learn.max-shapes", "1")
+    options = ("--model.preset", "nep", "--model.cutoff-angstrom", "4.5", *SMALL, *learn, "--output", out)
+    code, printed, err = jaxmlip("train", "--data.train", labelled, *options)
+    assert code == 0, err
+    assert "all" in printed and "model.jaxmlip" in printed
+    errors = json.loads((out / "errors.json").read_text())["valid"]["all"]
+    assert np.isfinite(errors["force_rmse_meV_per_A"])
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+    record = json.loads((out / "run.json").read_text())
+    assert len(record["dataset"]) == 64 and record["command"] == "train"
+
+    code, _, err = jaxmlip("train", "--data.train", labelled, *options)
+    assert code == 2 and "holds a run: continue it with `--resume`" in err
+    code, _, err = jaxmlip("train", out / "config.toml", "--resume")
+    assert code == 0, err
+
+    code, printed, err = jaxmlip("evaluate", out / "model.jaxmlip", labelled, "--output", tmp_path / "errors")
+    assert code == 0, err
+    assert json.loads((tmp_path / "errors" / "errors.json").read_text())["all"]["force_rmse_meV_per_A"] > 0
+
+    code, printed, err = jaxmlip("info", out / "model.jaxmlip")
+    assert code == 0, err
+    assert '"format": "jaxmlip-1"' in printed and "compiler probe     passed" in printed
+
+
+def test_a_structure_relaxes_to_the_crystal(argon, jaxmlip):
+    atoms = ase.io.read(argon / "argon.extxyz")
+    atoms.rattle(0.1, seed=0)
+    ase.io.write(argon / "rattled.extxyz", atoms)
+    files = ("--model", argon / "argon.model", "--structure", argon / "rattled.extxyz", "--output", argon / "relaxed")
+    code, printed, err = jaxmlip("relax", *files)
+    assert code == 0, err
+    relaxed = ase.io.read(argon / "relaxed" / "relaxed.extxyz")
+    assert np.abs(relaxed.get_forces()).max() < 1e-3
+    distances = relaxed.get_all_distances(mic=True)
+    np.testing.assert_allclose(np.sort(distances, axis=1)[:, 1], 5.3 / 2**0.5, atol=0.02)
+    code, _, err = jaxmlip("relax", *files, "--steps", "1")
+    assert code == 1 and "not converged after 1 steps" in err
+    code, _, err = jaxmlip("relax", *files, "--pressure-GPa", "1")
+    assert code == 2 and "`pressure_GPa` needs `--cell`; got 1.0" in err
