@@ -87,12 +87,12 @@ def fit(
 
 def best_energy(
     energy: AbstractEnergy, folder: Path | str, *, settings: TrainSettings, trainable: Trainable | None = None
-):
+) -> AbstractEnergy:
     """The best energy so far of a run in `folder`, while it runs or after it died; arguments as they were for `fit`.
 
     **Raises:** `UserError` where there is no intact checkpoint, or it is of another model.
     """
-    model, own = split_references(energy)
+    model, _ = split_references(energy)
     problem, state = init(model, Loss(), settings, trainable)
     found = checkpoint.load_last(Path(folder) / _CHECKPOINTS, "best", state.average)
     if found is None:
@@ -122,7 +122,16 @@ def prepare_references(
 class _Run:
     """The bookkeeping of one `fit`: what is trained on, how far it is, and what is written down."""
 
-    def __init__(self, energy, train, valid, settings, trainable, folder, progress):
+    def __init__(
+        self,
+        energy: AbstractEnergy,
+        train: Dataset,
+        valid: Dataset | None,
+        settings: TrainSettings,
+        trainable: Trainable | None,
+        folder: Path | None,
+        progress: Progress,
+    ):
         self.settings, self.folder, self.progress = settings, folder, progress
         for name, data in (("training", train), ("validation", valid)):
             for notice in data.notices() if data else ():
