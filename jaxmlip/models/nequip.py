@@ -9,6 +9,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -74,7 +75,8 @@ class NequIP(AbstractEnergy):
 
     In each layer an atom collects, over its neighbors, products of their features with the harmonics of the
     direction, weighted by a learned function of the distance; a species-blind linear map, a norm and a gate follow.
-    The energy is read from the scalars of the last layer.
+    The energy is read from the scalars of the last layer. `block` is how many atoms are worked on at a time (see
+    `block_size`); it changes speed and memory, not results.
 
     **Reference:** Batzner et al., Nat. Commun. 13, 2453 (2022), 10.1038/s41467-022-29939-5; Koker et al., Nequix,
     arXiv:2508.16067 (2025). Checked against the nequix package (experiments/nequix-parity).
@@ -111,7 +113,7 @@ class NequIP(AbstractEnergy):
         model = jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, self)
         config = self.config
         species = species_index(graph.numbers, config.elements)
-        edges = _Edges(graph, config)
+        edges = _Edges(graph, config, self.block)
         first, middle, last = layer_shapes(config)[0], layer_shapes(config)[1], layer_shapes(config)[-1]
 
         features = _round(model.first, *first, edges, species, None, config)
@@ -129,7 +131,7 @@ class NequIP(AbstractEnergy):
 class _Edges:
     """Edge quantities that all layers share, atoms leading: envelope times Bessel functions, harmonics, senders."""
 
-    def __init__(self, graph: Graph, config: NequIPConfig):
+    def __init__(self, graph: Graph, config: NequIPConfig, block: int | None):
         vectors = graph.vectors()
         r = safe_norm(vectors)
         unit = vectors / jnp.where(r > 0, r, jnp.ones_like(r))[None]
@@ -137,6 +139,7 @@ class _Edges:
         self.harmonics = jnp.stack([y.T for y in spherical_harmonics(*unit, degree)], axis=-1)
         self.basis = bessel_basis(r.T, config)
         self.senders = graph.senders.T
+        self.block = block or block_size(len(graph.numbers))
 
 
 def bessel_basis(r: Float[Array, "*pairs"], config: NequIPConfig) -> Float[Array, "*pairs features"]:
@@ -175,7 +178,7 @@ def stack(layers: list[Layer]) -> Layer | None:
 
 
 def _init_layer(key: Array, inside: tuple[int, ...], out: tuple[int, ...], config: NequIPConfig) -> Layer:
-    keys = iter(jax.random.split(key, 64))
+    keys = iter(jax.random.split(key, 32 + 8 * len(config.elements)))
 
     def normal(rows: int, columns: int, gain: float = 1.0) -> Array:
         return jax.random.normal(next(keys), (rows, columns)) * math.sqrt(gain / rows)
@@ -186,7 +189,8 @@ def _init_layer(key: Array, inside: tuple[int, ...], out: tuple[int, ...], confi
     mixed = [sum(inside[l1] for l1, _, l3 in couplings if l3 == degree) for degree in range(len(out))]
     skips = [normal(inside[n], gated[n]) for n in range(min(len(inside), len(out)))]
     if config.index_weights:
-        skips = [normal(len(config.elements) * w.shape[0], w.shape[1]).reshape(-1, *w.shape) for w in skips]
+        count = len(config.elements)
+        skips = [jnp.stack([normal(*w.shape) for _ in range(count)]) for w in skips]
     return Layer(
         radial=(
             *(normal(a, b, 4.0) for a, b in zip(widths[:-1], widths[1:], strict=True)),
@@ -202,47 +206,101 @@ def _init_layer(key: Array, inside: tuple[int, ...], out: tuple[int, ...], confi
 def _round(layer, inside, out, edges, species, features, config):
     """One layer: features of each degree [atoms, 2 l + 1, channels] to the next ones."""
     if features is None:
-        messages = (layer.up[0][species][:, None, :],)
+        messages = (layer.up[0][species],)
     else:
-        messages = tuple(_mix(f, w) for f, w in zip(features, layer.up, strict=True))
-    hidden = edges.basis
-    for weights in layer.radial[:-1]:
-        hidden = jax.nn.silu(_dot(hidden, weights))
-    pooled = _pool(layer.radial[-1], inside, out, hidden, edges, messages, config)
+        messages = tuple(_flat(_dot(f, w)) for f, w in zip(features, layer.up, strict=True))
+    messages = jnp.concatenate(messages, axis=-1)
+
+    def pool(block):
+        basis, harmonics, senders = block
+        hidden = basis
+        for weights in layer.radial[:-1]:
+            hidden = jax.nn.silu(_dot(hidden, weights))
+        return _pool(layer.radial[-1], inside, out, hidden, harmonics, senders, messages, config)
+
+    pooled = _in_blocks(pool, (edges.basis, edges.harmonics, edges.senders), edges.block)
     return _update(layer, pooled, species, features, out, config)
 
 
+def block_size(atoms: int) -> int:
+    """Atoms whose edges are worked on at a time, where the user does not say.
+
+    On a CPU few, so that a block stays in the cache (0.29 against 0.46 CPU seconds for energy, forces and stress of 64
+    silicon atoms, a tenth of the memory), but at most 64 blocks, since each adds to the gradient of all features.
+    """
+    return max(8, -(-atoms // 64)) if jax.default_backend() == "cpu" else max(1024, -(-atoms // 64))
+
+
+def _in_blocks(function, arrays, size):
+    """A function of atoms (leading axis), so many at a time; backward recomputes a block instead of storing it."""
+    atoms = arrays[0].shape[0]
+    if atoms <= size:
+        return function(arrays)
+    blocks = -(-atoms // size)
+
+    def split(x):
+        x = jnp.pad(x, [(0, blocks * size - atoms)] + [(0, 0)] * (x.ndim - 1))
+        return x.reshape(blocks, size, *x.shape[1:])
+
+    result = lax.map(jax.checkpoint(function, prevent_cse=False), jax.tree.map(split, arrays))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:atoms], result)
+
+
+def _flat(x):
+    return x.reshape(x.shape[0], -1)
+
+
 def _dot(x, weights):
+    """Matrix product in full precision on every device (no TF32)."""
     return jnp.dot(x, weights, precision=lax.Precision.HIGHEST)
 
 
-_mix = _dot
+@functools.cache
+def _couplings(sources, targets, degree):
+    """For each l1 the list of (l2, l3) and the coefficients [paths, m2, m1, m3], m3 padded."""
+    result = []
+    for l1 in range(sources):
+        mine = [(l2, l3) for a, l2, l3 in paths(sources, targets, degree) if a == l1]
+        c = np.zeros((len(mine), (degree + 1) ** 2, 2 * l1 + 1, 2 * targets - 1))
+        for n, (l2, l3) in enumerate(mine):
+            block = clebsch_gordan(l1, l2, l3) * math.sqrt(2 * l3 + 1)
+            c[n, l2 * l2 : (l2 + 1) ** 2, :, : 2 * l3 + 1] = block.transpose(1, 0, 2)
+        result.append((mine, c))
+    return result
 
 
-def _pool(weights, inside, out, hidden, edges, messages, config):
+def _pool(weights, inside, out, hidden, harmonics, senders, messages, config):
+    """Sums over neighbors of features times radial functions times harmonics, by degree: [atoms, m, paths channels].
+
+    For each source degree one matrix product sums over the neighbors for all harmonics, and only then the
+    Clebsch-Gordan coefficients, once for an atom instead of once for an edge, pick what turns correctly.
+    """
     degree = len(config.channels) - 1
-    couplings = paths(len(inside), len(out), degree)
     pooled = [[] for _ in out]
-    start = 0
-    for l1 in range(len(inside)):
-        mine = [(l2, l3) for a, l2, l3 in couplings if a == l1]
-        count = len(mine) * inside[l1]
+    start = first = 0
+    sent = messages.at[senders].get(mode="promise_in_bounds", wrap_negative_indices=False)
+    dtype = hidden.dtype
+    atoms, neighbors = senders.shape
+    for l1, (mine, c) in enumerate(_couplings(len(inside), len(out), degree)):
+        count, size = len(mine) * inside[l1], (2 * l1 + 1) * inside[l1]
         radial = _dot(hidden, weights[:, start : start + count])
         start += count
-        radial = radial.reshape(*hidden.shape[:2], len(mine), 1, inside[l1])
-        sent = messages[l1][edges.senders][:, :, None]
-        terms = (radial * sent).reshape(*hidden.shape[:2], -1)
-        sums = jnp.einsum("akm,akq->amq", edges.harmonics, terms, precision=lax.Precision.HIGHEST)
-        sums = sums.reshape(sums.shape[0], (degree + 1) ** 2, len(mine), 2 * l1 + 1, inside[l1])
-        for n, (l2, l3) in enumerate(mine):
-            c = clebsch_gordan(l1, l2, l3) * math.sqrt((2 * l3 + 1) / config.average_neighbors)
-            part = sums[:, l2 * l2 : (l2 + 1) ** 2, n]
-            pooled[l3].append(jnp.einsum("abmc,mbn->anc", part, jnp.asarray(c, part.dtype), precision="highest"))
+        radial = radial.reshape(atoms, neighbors, len(mine), 1, inside[l1])
+        h = sent[..., first : first + size].reshape(atoms, neighbors, 1, 2 * l1 + 1, inside[l1])
+        first += size
+        terms = (radial * h).reshape(atoms, neighbors, -1)
+        sums = jnp.einsum("akm,akq->amq", harmonics, terms, precision=lax.Precision.HIGHEST)
+        sums = sums.reshape(atoms, (degree + 1) ** 2, len(mine), 2 * l1 + 1, inside[l1])
+        c = jnp.asarray(c / math.sqrt(config.average_neighbors), dtype)
+        x = jnp.einsum("abpmc,pbmn->panc", sums, c, precision=lax.Precision.HIGHEST)
+        for n, (_, l3) in enumerate(mine):
+            pooled[l3].append(x[n, :, : 2 * l3 + 1])
     return [jnp.concatenate(p, axis=-1) for p in pooled]
 
 
 def _update(layer, pooled, species, features, out, config):
-    new = [_mix(p, w) for p, w in zip(pooled, layer.down, strict=True)]
+    """Pooled messages to new features: linear map, skip connection, norm over all degrees, gate."""
+    new = [_dot(p, w) for p, w in zip(pooled, layer.down, strict=True)]
     for n, w in enumerate(layer.skip):
         if features is None:
             mine = w[species, species] if config.index_weights else w[species]
@@ -250,7 +308,7 @@ def _update(layer, pooled, species, features, out, config):
         elif config.index_weights:
             new[n] = new[n] + jnp.einsum("amc,acd->amd", features[n], w[species], precision="highest")
         else:
-            new[n] = new[n] + _mix(features[n], w)
+            new[n] = new[n] + _dot(features[n], w)
     if layer.norm is not None:
         squares = sum(jnp.sum(f * f, axis=(1, 2)) / ((2 * n + 1) ** 2 * len(new)) for n, f in enumerate(new))
         inverse = lax.rsqrt(squares + 1e-12)[:, None, None]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmlip.errors import UserError
-from jaxmlip.models.nequip import Layer, NequIP, NequIPConfig, layer_shapes, paths, stack
+from jaxmlip.models.nequip import NequIP, NequIPConfig, layer_shapes, paths
 
 
 def load_nqx(path: str | Path) -> NequIP:
@@ -49,9 +49,9 @@ def load_nqx(path: str | Path) -> NequIP:
         atom_energies = read(len(config.elements))
         layers = [_read_layer(read, *shape, config) for shape in layer_shapes(config)]
         readout = read(config.channels[0], 1)[:, 0] / math.sqrt(config.channels[0])
-    leaves = (layers[0], stack(layers[1:-1]), layers[-1], readout, atom_energies)
-    model = eqx.tree_at(lambda m: (m.first, m.middle, m.last, m.readout, m.atom_energies), skeleton, leaves)
-    return jax.tree.map(jnp.asarray, model)
+    middle = jax.tree.map(lambda *x: np.stack(x), *layers[1:-1]) if config.layers > 2 else None
+    leaves = jax.tree.leaves((layers[0], middle, layers[-1], readout, atom_energies))
+    return jax.tree.unflatten(jax.tree.structure(skeleton), [jnp.asarray(x) for x in leaves])
 
 
 def _config(header: dict[str, Any]) -> NequIPConfig:
@@ -80,7 +80,8 @@ def _config(header: dict[str, Any]) -> NequIPConfig:
     )
 
 
-def _read_layer(read, inside: tuple[int, ...], out: tuple[int, ...], config: NequIPConfig) -> Layer:
+def _read_layer(read, inside: tuple[int, ...], out: tuple[int, ...], config: NequIPConfig) -> tuple[Any, ...]:
+    """The parts of a `Layer`, in the order of its fields."""
     couplings = paths(len(inside), len(out), len(config.channels) - 1)
     gated = (out[0] + sum(out[1:]), *out[1:])
     mixed = [sum(inside[l1] for l1, _, l3 in couplings if l3 == degree) for degree in range(len(out))]
@@ -97,7 +98,7 @@ def _read_layer(read, inside: tuple[int, ...], out: tuple[int, ...], config: Neq
     species = (len(config.elements),) if config.index_weights else ()
     skip = [normalized(*species, inside[n], gated[n]) for n in range(min(len(inside), len(out)))]
     norm = tuple(read(n) for n in gated) if config.layer_norm else None
-    return Layer(tuple(radial), tuple(up), tuple(down), tuple(skip), norm)
+    return tuple(radial), tuple(up), tuple(down), tuple(skip), norm
 
 
 def _by_source(weights: np.ndarray, couplings: tuple[tuple[int, int, int], ...], inside: tuple[int, ...]) -> np.ndarray:
