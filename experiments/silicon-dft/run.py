@@ -140,7 +140,7 @@ def main() -> int:
     figures, wrong = dataset.verify()
     figures |= differences(kept["convergence"]["finite_differences"])
     if qe.have_pw():
-        figures |= recompute(40.0 if args.quick else 600.0)
+        figures |= recompute(30.0 if args.quick else 600.0)
         if figures.get("recomputed_energy_diff_meV_atom", 0.0) > 0.1:
             wrong.append("a recomputed frame differs by more than 0.1 meV/atom")
     else:
