@@ -26,7 +26,7 @@ lint: $(DEV)
 	$(BIN)/lint-imports
 
 docs: $(DOCS)
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Open site/index.html"
 
 $(BIN)/python:
