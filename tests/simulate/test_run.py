@@ -147,7 +147,7 @@ def test_what_is_not_finite_stops_a_run_even_without_guards(lj, argon):
     with pytest.raises(SimulationError, match="not finite") as caught:
         run(integrator, energy, state, steps=5000, every=10, guards=None, observe=observe)
     assert np.isfinite(caught.value.state.forces).all() and np.isfinite(caught.value.record["energy"]).all()
-    assert int(caught.value.state.step) == (caught.value.step - 1) // 10 * 10
+    assert 1 <= caught.value.step - int(caught.value.state.step) <= 10
 
 
 def test_limits_must_be_positive():
