@@ -109,7 +109,6 @@ def hot(lj, argon):
         (Guards(energy_jump=0.05), "jumped by"),
         (Guards(max_temperature=1500.0, energy_jump=None), "temperature exceeds 1500"),
         (Guards(closest_pair=2.5, energy_jump=None, max_temperature=None), r"Å apart \(limit 2.5\)"),
-        (None, "not finite"),
     ],
 )
 def test_a_broken_guard_stops_with_cause_last_good_state_and_checkpoint(hot, lj, tmp_path, guards, words):
