@@ -32,7 +32,7 @@ def known_bad_version() -> str | None:
     """The version of jax or jaxlib that is known to miscompile on CPU, or None."""
     import jaxlib
 
-    for version in (jax.__version__, jaxlib.__version__):
+    for version in (jax.__version__, jaxlib.__version__):  # pyright: ignore[reportPrivateImportUsage]
         if version in KNOWN_BAD:
             return version
     return None

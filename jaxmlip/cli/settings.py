@@ -107,7 +107,7 @@ def write_run(
         "commit": commit(),
         "device": f"{device.platform}: {device.device_kind}, {len(jax.devices())} in all",
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "x64": bool(jax.config.jax_enable_x64),
+        "x64": jax.numpy.result_type(float).itemsize == 8,
         "seed": seed,
         "dataset": dataset,
         "inputs": {str(path): sha256(path) for path in inputs},

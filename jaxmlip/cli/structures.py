@@ -52,7 +52,7 @@ def read_system(
     frames = read_dataset(path)
     if not -len(frames) <= frame < len(frames):
         raise UserError(f"{path} has {len(frames)} frames; there is no frame {frame}.")
-    record = frames[frame]
+    record = frames.records[frame]
     with blame(record.where):
         check_elements(energy, record.numbers)
         return repeated(record.system, repeat, dtype=dtype)

@@ -57,6 +57,7 @@ class Calculator(calculator.Calculator):
     ) -> None:
         super().calculate(atoms, list(properties), list(system_changes))
         atoms = self.atoms
+        assert atoms is not None
         check_elements(self.energy, atoms.numbers)
         with jax.enable_x64(True):
             graph = self._graph(atoms)
