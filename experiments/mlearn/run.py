@@ -1,4 +1,4 @@
-"""Errors on the mlearn test sets (Zuo et al. 2020): presets trained from scratch, and a foundation potential fine-tuned.
+"""Errors on the mlearn test sets (Zuo et al. 2020): presets from scratch, and a foundation potential fine-tuned.
 
 `python run.py` trains what is asked for and evaluates it; `--quick` evaluates the committed parameters.
 """
@@ -55,11 +55,11 @@ def settings(variant, minutes):
     if variant == "finetuned":
         return TrainSettings(
             max_minutes=minutes, learning_rate=1e-3, batch_size=4, ema_decay=0.99, energy_weight=1.0,
-            late_energy_weight=10.0, switch_at=0.5, stress_weight=0.1, max_shapes=1, evaluations=1,
+            late_energy_weight=100.0, switch_at=0.5, stress_weight=0.1, max_shapes=1, evaluations=1,
         )  # fmt: skip
     return TrainSettings(
         max_minutes=minutes, optimizer="amsgrad", learning_rate=0.01, batch_size=4, ema_decay=0.99, energy_weight=1.0,
-        late_energy_weight=10.0, switch_at=0.7, stress_weight=0.1, max_shapes=1, evaluations=1,
+        late_energy_weight=100.0, switch_at=0.6, stress_weight=0.1, max_shapes=1, evaluations=1,
     )  # fmt: skip
 
 
@@ -88,6 +88,10 @@ def figures(element, variant, report):
     }
 
 
+def read(path):
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="evaluate the committed parameters")
@@ -96,7 +100,7 @@ def main():
     parser.add_argument("--minutes", type=float, nargs=3, default=(5.0, 15.0, 18.0), help="fast, accurate, finetuned")
     arguments = parser.parse_args()
     results_file = HERE / "results.json"
-    results = json.loads(results_file.read_text()) if results_file.exists() else {}
+    results = read(results_file)
     found = {}
     for element in arguments.elements:
         for variant in arguments.variants:
@@ -112,7 +116,7 @@ def main():
             else:
                 budget = dict(zip(VARIANTS, arguments.minutes, strict=True))[variant]
                 found |= train_one(element, variant, budget)
-                results |= found
+                results = read(results_file) | found  # read again: elements may be trained side by side
                 results["machine"] = (
                     f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}"
                 )
