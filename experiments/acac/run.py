@@ -32,7 +32,7 @@ def train(minutes):
     )
     settings = TrainSettings(
         max_minutes=minutes, optimizer="amsgrad", learning_rate=0.01, batch_size=8, ema_decay=0.995, energy_weight=1.0,
-        late_energy_weight=10.0, switch_at=0.7, max_shapes=1, evaluations=1,
+        late_energy_weight=100.0, switch_at=0.7, max_shapes=1, evaluations=1,
     )  # fmt: skip
     energy = ACE(config, key=jax.random.PRNGKey(0))
     start = time.monotonic()
