@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
+WORKERS ?= 2
 BIN := $(VENV)/bin
 RUN := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
@@ -14,7 +15,7 @@ demo: $(RUN)
 	$(BIN)/jaxmlip demo --output demo
 
 test: $(DEV)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 test-slow: $(DEV)
 	$(BIN)/python -m pytest -m slow
