@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxmlip import units
+from jaxmlip.files import append
 from jaxmlip.interfaces.trajectory import ExtxyzWriter
 from jaxmlip.simulate.frames import Frame
 from jaxmlip.system import System
@@ -52,20 +53,3 @@ class Outputs:
         values = (potential, kinetic, potential + kinetic, temperature, volume)
         time_ps = int(frame.step) * self.timestep / units.ps
         return f"{int(frame.step)},{time_ps:.6f},{','.join(f'{v:.10g}' for v in values)}\n".encode()
-
-
-def append(path: Path, content: bytes) -> None:
-    """Append to a file and hand it to the disk; a failure leaves the file as it was.
-
-    **Raises:** `OSError` with the path where the disk refuses.
-    """
-    before = path.stat().st_size if path.exists() else 0
-    try:
-        with path.open("ab") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-    except OSError as error:
-        os.truncate(path, before)
-        error.filename = error.filename or str(path)
-        raise

@@ -22,7 +22,7 @@ import jaxmlip
 from jaxmlip.cli.config import to_toml
 from jaxmlip.cli.probe import known_bad_version
 from jaxmlip.errors import UserError
-from jaxmlip.simulate.checkpoint import write_atomically
+from jaxmlip.files import write_atomically
 
 PACKAGES = ("jaxmlip", "jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "jax-md", "numpy", "ase", "vesin")
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxmlip import units
 from jaxmlip.elements import SYMBOLS
+from jaxmlip.files import append
 from jaxmlip.simulate.frames import Frame
 from jaxmlip.system import System
 
@@ -30,7 +31,7 @@ class ExtxyzWriter:
 
     def write(self, system: System, frames: Sequence[Frame]) -> None:
         """Append frames. **Raises:** `OSError` where the disk refuses; the file then ends with its last whole frame."""
-        _append(self.path, "".join(self._text(system, f) for f in frames).encode())
+        append(self.path, "".join(self._text(system, f) for f in frames).encode())
 
     def position(self) -> int:
         """Bytes that are whole frames."""
@@ -70,7 +71,7 @@ class NetcdfWriter:
         self._header, record = _amber_header(numbers)
         self._record = np.dtype(record)
         if not self.path.exists() or self.path.stat().st_size == 0:
-            _append(self.path, b"", header=self._header)
+            append(self.path, self._header)
         with open(self.path, "rb") as file:
             if _without_count(file.read(len(self._header))) != _without_count(self._header):
                 raise ValueError(f"{self.path} is no trajectory of these {len(numbers)} atoms: give another name.")
@@ -88,7 +89,7 @@ class NetcdfWriter:
             record["velocities"] = velocities @ turn * units.ps
             record["cell_lengths"], record["cell_angles"] = lengths, angles
         before = self.position()
-        _append(self.path, records.tobytes())
+        append(self.path, records.tobytes())
         self._count((before - len(self._header)) // self._record.itemsize + len(frames))
 
     def position(self) -> int:
@@ -109,21 +110,6 @@ class NetcdfWriter:
             file.write(struct.pack(">i", frames))
             file.flush()
             os.fsync(file.fileno())
-
-
-def _append(path: Path, content: bytes, header: bytes = b"") -> None:
-    """Append and hand to the disk; a failure leaves the file as it was."""
-    with open(path, "ab", buffering=0) as file:
-        before = file.seek(0, os.SEEK_END)
-        try:
-            view = memoryview(header + content)
-            while view:
-                view = view[file.write(view) :]
-            os.fsync(file.fileno())
-        except OSError as error:
-            os.ftruncate(file.fileno(), before)
-            error.filename = str(path)
-            raise
 
 
 def _truncate(path: Path, position: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmlip.errors import UserError
+from jaxmlip.files import write_atomically
 
 METRICS = "metrics.jsonl"
 
@@ -50,10 +50,8 @@ def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:
 
 def rewrite_metrics(folder: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """Puts the metrics back to what they were at a checkpoint: what came later will come again."""
-    scratch = folder / f".{METRICS}"
     try:
-        scratch.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        os.replace(scratch, folder / METRICS)
+        write_atomically(folder / METRICS, "".join(json.dumps(line) + "\n" for line in lines).encode())
     except OSError as error:
         raise UserError(f"Cannot write {folder / METRICS}: {error}.") from error
 

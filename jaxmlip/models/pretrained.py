@@ -13,7 +13,6 @@ import hashlib
 import importlib
 import json
 import os
-import tempfile
 import urllib.request
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ import numpy as np
 
 from jaxmlip.energy import ZBL, AbstractEnergy, AtomicReferences, LennardJones, Sum
 from jaxmlip.errors import UserError
+from jaxmlip.files import write_atomically
 
 FORMAT = "jaxmlip-1"
 
@@ -96,7 +96,8 @@ def save(path: str | Path, energy: AbstractEnergy, **metadata: Any) -> Path:
         "leaves": [{"path": p, "shape": list(x.shape), "dtype": x.dtype.name} for p, x in arrays],
         "sha256": hashlib.sha256(payload).hexdigest(),
     }
-    _write(path, json.dumps(header).encode() + b"\n" + payload)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(header).encode() + b"\n" + payload)
     return path
 
 
@@ -156,7 +157,8 @@ def _download(model: Named, target: Path) -> Path:
             f"elsewhere and put it at {target} (or set JAXMLIP_CACHE to the folder that has it)."
         ) from error
     _check_hash(target, content, model)
-    _write(target, content)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, content)
     return target
 
 
@@ -253,21 +255,3 @@ def _skeleton(entry: dict[str, Any]) -> Any:
 
 def _tupled(value: Any) -> Any:
     return tuple(_tupled(v) for v in value) if isinstance(value, list) else value
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmlip.files import write_atomically
 from jaxmlip.graph.neighbors import Neighbors, Plan
 from jaxmlip.simulate.npt import Barostat
 from jaxmlip.simulate.nvt import Chain, Heat
@@ -61,25 +61,6 @@ def load_state(path: str | Path) -> tuple[State, dict[str, Any]]:
     return _rebuild(header["tree"], arrays), header["metadata"]
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: beside it first, to the disk, then renamed into its place."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def _describe(node: Any, arrays: list[np.ndarray]) -> Any:
     """A JSON value for a tree of modules; arrays go to the list."""
     if isinstance(node, (eqx.Module, Plan)):
@@ -113,7 +94,7 @@ def _rebuild(node: Any, arrays: list[np.ndarray]) -> Any:
         return jax.random.wrap_key_data(jnp.asarray(arrays[node["array"]]), impl=node["key"])
     if "array" in node:
         value = arrays[node["array"]]
-        if value.dtype.itemsize == 8 and not jax.config.jax_enable_x64:
+        if value.dtype.itemsize == 8 and not jax.config.read("jax_enable_x64"):
             raise ValueError("The checkpoint is in 64 bit: enable it (`jax_enable_x64`) to continue it to the bit.")
         return jnp.asarray(value)
     kind, items = next(iter(node.items()))
