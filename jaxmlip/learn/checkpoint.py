@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from jaxmlip.errors import UserError
+from jaxmlip.files import sync_folder, write_atomically
 
 Tree = TypeVar("Tree")
 _FORMAT = "jaxmlip-checkpoint-1"
@@ -41,11 +42,11 @@ def save(folder: Path, name: str, step: int, tree: Any, extra: dict[str, Any] | 
         leaves = _leaves(tree)
         _write_arrays(scratch / "arrays", {k: v for k, v in leaves.items() if v.size})
         content = {"format": _FORMAT, "step": step, "leaves": _describe(leaves), "extra": extra or {}}
-        _write_text(scratch / "state.json", json.dumps(content))
-        _write_text(scratch / "manifest.json", json.dumps(_hashes(scratch), indent=1))
+        write_atomically(scratch / "state.json", json.dumps(content).encode())
+        write_atomically(scratch / "manifest.json", json.dumps(_hashes(scratch), indent=1).encode())
         shutil.rmtree(target, ignore_errors=True)
         os.replace(scratch, target)
-        _sync(folder)
+        sync_folder(folder)
     except OSError as error:
         raise UserError(f"Cannot write the checkpoint {target}: {error}. Earlier checkpoints are intact.") from error
     finally:
@@ -89,17 +90,17 @@ def load_last(folder: Path, name: str, template: Tree, notify=print) -> tuple[Tr
 
     **Raises:** `UserError` where all are damaged, or the newest whole one does not fit `template`.
     """
-    path = _last_intact(folder, name, notify)
+    path = last_intact(folder, name, notify)
     return None if path is None else load(path, template)
 
 
-def load_extra(folder: Path, name: str, notify=print) -> dict[str, Any] | None:
-    """The extra of the newest checkpoint that is whole; see `load_last`."""
-    path = _last_intact(folder, name, notify)
-    return None if path is None else json.loads((path / "state.json").read_text())["extra"]
+def read_extra(path: Path) -> dict[str, Any]:
+    """The extra of a checkpoint alone."""
+    return json.loads((path / "state.json").read_text())["extra"]
 
 
-def _last_intact(folder: Path, name: str, notify) -> Path | None:
+def last_intact(folder: Path, name: str, notify=print) -> Path | None:
+    """Where the newest checkpoint stands that is whole; see `load_last`."""
     found = steps(folder, name)
     for step in reversed(found):
         path = folder / f"{name}-{step:09d}"
@@ -142,7 +143,7 @@ def _leaves(tree: Any) -> dict[str, np.ndarray]:
     """The arrays of a pytree on the host, by path; typed PRNG keys as their data."""
     leaves = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         leaves[jax.tree_util.keystr(path)] = np.asarray(leaf)
     return leaves
@@ -151,7 +152,7 @@ def _leaves(tree: Any) -> dict[str, np.ndarray]:
 def _fill(template: Tree, arrays: dict[str, np.ndarray]) -> Tree:
     def place(path, leaf):
         value = jax.numpy.asarray(arrays[jax.tree_util.keystr(path)])
-        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(value)
         return value
 
@@ -195,19 +196,3 @@ def _read_arrays(path: Path, keys: list[str]) -> dict[str, np.ndarray]:
 def _hashes(folder: Path) -> dict[str, str]:
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / "manifest.json")
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def _write_text(path: Path, text: str) -> None:
-    with open(path, "w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Makes a rename durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

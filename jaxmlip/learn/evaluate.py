@@ -182,7 +182,6 @@ def predict(model: AbstractEnergy, loader: Loader, *, stress: bool) -> Report:
             if stress:
                 sigma[i] = -virials[slot] / (volume[i] * atoms[i])
             start += atoms[i]
-    missing = np.full((3, 3), np.nan)
     return Report(
         config_types=tuple(r.config_type for r in records),
         atoms=atoms,
@@ -192,9 +191,7 @@ def predict(model: AbstractEnergy, loader: Loader, *, stress: bool) -> Report:
         forces=forces,
         forces_label=np.concatenate([np.full((len(r), 3), np.nan) if r.forces is None else r.forces for r in records]),
         stress=sigma,
-        stress_label=np.stack(
-            [np.where(r.stress_mask, r.stress, np.nan) if _has_stress(r) else missing for r in records]
-        ),
+        stress_label=np.stack([_stress_label(r) for r in records]),
         volume=volume,
     )
 
@@ -208,8 +205,11 @@ def _ahead(items: Iterator) -> Iterator:
     yield before
 
 
-def _has_stress(record: Record) -> bool:
-    return record.stress is not None and all(record.pbc)
+def _stress_label(record: Record) -> np.ndarray:
+    """The stress, NaN where it is missing or masked."""
+    if record.stress is None or not all(record.pbc):
+        return np.full((3, 3), np.nan)
+    return np.where(record.stress_mask, record.stress, np.nan)
 
 
 @eqx.filter_jit

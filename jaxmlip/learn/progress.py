@@ -15,7 +15,6 @@ class Progress:
         self.quiet = quiet
         self.every = every
         self._bar = None
-        self._task = None
         self._last = time.monotonic()
         self._begin: tuple[float, int] | None = None
 
@@ -32,21 +31,22 @@ class Progress:
                 TimeRemainingColumn(),
                 TextColumn("{task.description}"),
             )
-            self._bar = Bar(*columns, console=Console(stderr=True))
-            self._bar.start()
-            self._task = self._bar.add_task("", total=None)
+            bar = Bar(*columns, console=Console(stderr=True))
+            bar.start()
+            self._bar = bar, bar.add_task("", total=None)
         return self
 
     def __exit__(self, *_) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            self._bar[0].stop()
 
     def update(self, step: int, total: int | None, message: str) -> None:
         """Shows how far it is; cheap enough for every step."""
         now = time.monotonic()
         self._begin = self._begin or (now, step)
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, total=total, description=message)
+            bar, task = self._bar
+            bar.update(task, completed=step, total=total, description=message)
         elif not self.quiet and now - self._last >= self.every:
             began, first = self._begin
             left = (now - began) / max(step - first, 1) * (total - step) if total else float("nan")
@@ -58,7 +58,7 @@ class Progress:
         if self.quiet:
             return
         if self._bar is not None:
-            self._bar.console.print(line, highlight=False, markup=False)
+            self._bar[0].console.print(line, highlight=False, markup=False)
         else:
             print(line, file=sys.stderr, flush=True)
 

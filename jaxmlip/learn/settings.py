@@ -126,9 +126,9 @@ def _optimizer(name: str, weight_decay: float, clip: float) -> optax.GradientTra
     }
     chain = optax.chain(optax.clip_by_global_norm(clip), rules[name]())
 
-    def update(gradient, state, params=None):
+    def update(updates, state, params=None):
         # Optax counts steps in integers and multiplies them with floats.
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            return chain.update(gradient, state, params)
+            return chain.update(updates, state, params)
 
     return optax.GradientTransformation(chain.init, update)

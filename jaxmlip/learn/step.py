@@ -48,7 +48,7 @@ def init(
 
     **Raises:** `UserError` where nothing is left to train, or 64 bit is asked for and not enabled.
     """
-    if settings.dtype == "float64" and not jax.config.jax_enable_x64:
+    if settings.dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise UserError('Training in float64 needs `jax.config.update("jax_enable_x64", True)` first.')
 
     def trains(path, leaf):

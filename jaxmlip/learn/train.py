@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from jaxmlip.data.statistics import force_rms
 from jaxmlip.elements import SYMBOLS
 from jaxmlip.energy import AbstractEnergy, AtomicReferences
 from jaxmlip.errors import UserError
+from jaxmlip.io import Record
 from jaxmlip.learn import checkpoint
 from jaxmlip.learn.evaluate import Report, check_dataset, predict, read_references, split_references
 from jaxmlip.learn.figures import learning_curve, parity
@@ -138,20 +140,21 @@ class _Run:
                 progress.say(f"{name} data: {notice}")
         model, self.references = prepare_references(energy, train, settings, progress.say)
         self.known = {} if self.references is None else read_references(self.references)
-        train, valid = (data and data.filter(lambda record: not record.is_isolated_atom) for data in (train, valid))
+        train = train.filter(_is_extended)
+        valid = valid.filter(_is_extended) if valid else None
         for data in filter(None, (train, valid)):
             require_labels(data, settings.labels, missing=settings.missing)
             check_dataset(model if self.references is None else model + self.references, data)
-        common = {"references": self.known, "dtype": settings.dtype, "max_shapes": settings.max_shapes}
-        self.loader = Loader(train, model.cutoff, batch_size=settings.batch_size, seed=settings.seed, **common)
-        self.valid = Loader(valid, model.cutoff, batch_atoms=settings.batch_atoms, **common) if valid else None
+        loader = functools.partial(Loader, references=self.known, dtype=settings.dtype, max_shapes=settings.max_shapes)
+        self.loader = loader(train, model.cutoff, batch_size=settings.batch_size, seed=settings.seed)
+        self.valid = loader(valid, model.cutoff, batch_atoms=settings.batch_atoms) if valid else None
         self.scale = force_rms(train) or 1.0
         self.loss = Loss(scale=self.scale, huber=settings.huber, stress=settings.stress_weight > 0)
         self.problem, self.state = init(model, self.loss, settings, trainable)
         self.best = jax.tree.map(jnp.copy, self.state.average)
         self.best_score, self.best_step, self.best_saved = float("inf"), 0, -1
-        self.total = None if settings.max_minutes else min(self._lengths() or [200 * len(self.loader)])
-        self.every = None if self.total is None else self._interval(settings.evaluations)
+        self.total: int | None = None if settings.max_minutes else min(self._lengths() or [200 * len(self.loader)])
+        self.every: int | None = None if self.total is None else self._interval(self.total, settings.evaluations)
         self.done, self.stale, self.reason = 0, 0, ""
         self.elapsed, self.began = 0.0, time.monotonic()
         self.saved, self.saved_at = -1, time.monotonic()
@@ -170,18 +173,18 @@ class _Run:
         s = self.settings
         return [n for n in (s.steps, s.epochs and s.epochs * len(self.loader)) if n]
 
-    def _interval(self, evaluations: int) -> int:
+    def _interval(self, total: int, evaluations: int) -> int:
         """Steps between evaluations, whole epochs where they are shorter."""
-        every = max(1, self.total // evaluations)
+        every = max(1, total // evaluations)
         return every - every % len(self.loader) if every > len(self.loader) else every
 
     def _minutes(self) -> float:
         return (self.elapsed + time.monotonic() - self.began) / 60.0
 
-    def _measure(self, seconds: float) -> None:
-        """Sets the number of steps from the time of the first ones: once, so that a resumed run keeps its schedule."""
+    def _measure(self, seconds: float, budget: float) -> None:
+        """Sets the number of steps from the time of the first ones, so that all take `budget` [s]: once, so that a
+        resumed run keeps its schedule."""
         self.seconds.append(seconds)
-        budget = 60.0 * self.settings.max_minutes
         if len(self.seconds) < 10 or sum(self.seconds) < min(0.03 * budget, 20.0):
             return
         evaluations = self.settings.evaluations
@@ -190,7 +193,7 @@ class _Run:
         left = budget - 60.0 * self._minutes() - evaluations * self.evaluation_seconds
         mean = sum(self.seconds) / len(self.seconds)
         self.total = min([self.done + max(int(left / mean), 1), *self._lengths()])
-        self.every = self._interval(evaluations)
+        self.every = self._interval(self.total, evaluations)
         epochs = self.total / len(self.loader)
         self.progress.say(f"{1e3 * mean:.1f} ms a step: {self.total} steps ({epochs:.1f} epochs) in all.")
 
@@ -206,10 +209,11 @@ class _Run:
             batch = self.loader.pack(self.loader.smallest, shape)
             jax.block_until_ready(compiled_step(self._inputs(batch), jax.tree.map(jnp.copy, self.state)))
         steps = time.monotonic() - start
-        for _ in range(2 if self.valid else 0):
-            begin = time.monotonic()
-            predict(self._averaged(), self.valid, stress=self.loss.stress)
-            self.evaluation_seconds = time.monotonic() - begin
+        if self.valid is not None:
+            for _ in range(2):
+                begin = time.monotonic()
+                predict(self._averaged(), self.valid, stress=self.loss.stress)
+                self.evaluation_seconds = time.monotonic() - begin
         parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
         shapes = ", ".join(f"{atoms}x{neighbors}" for atoms, neighbors in self.loader.shapes)
         self.progress.say(
@@ -235,9 +239,9 @@ class _Run:
         self.state, value = compiled_step(self._inputs(batch), self.state)
         self.pending.append(value)
         self.done += 1
-        if self.total is None:
+        if self.total is None and self.settings.max_minutes is not None:
             jax.block_until_ready(value)
-            self._measure(time.monotonic() - start)
+            self._measure(time.monotonic() - start, 60.0 * self.settings.max_minutes)
         elif len(self.pending) > 2:
             jax.block_until_ready(self.pending[-3])
         if len(self.pending) >= 100:
@@ -346,18 +350,18 @@ class _Run:
         home = self.folder / _CHECKPOINTS
         if not resume and checkpoint.steps(home, "last"):
             raise UserError(f"{self.folder} holds a run already: resume it, or give another folder.")
-        extra = checkpoint.load_extra(home, "last", self.progress.say)
-        if extra is None:
+        path = checkpoint.last_intact(home, "last", self.progress.say)
+        if path is None:
             rewrite_metrics(self.folder, [])
             return
+        extra = checkpoint.read_extra(path)
         for name, value in self._identity().items():
             if extra["identity"].get(name) != value:
                 raise UserError(
                     f"{self.folder} holds a run with `{name}` {extra['identity'].get(name)}, not {value}: "
                     "resume with what it began with, or give another folder."
                 )
-        template = {"state": self.state, "best": self.best}
-        tree, extra = checkpoint.load_last(home, "last", template, lambda _: None)
+        tree, extra = checkpoint.load(path, {"state": self.state, "best": self.best})
         self.state, self.best = tree["state"], tree["best"]
         for name in (*self._resumed(), "elapsed"):
             setattr(self, name, extra[name])
@@ -376,3 +380,7 @@ class _Run:
                 parity(report, self.folder / "parity.png")
         energy = model if self.references is None else model + self.references
         return FitResult(energy, self.history, self.state, self.reason, report)
+
+
+def _is_extended(record: Record) -> bool:
+    return not record.is_isolated_atom
