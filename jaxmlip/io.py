@@ -140,7 +140,7 @@ def _frames(path: Path) -> Iterator[ase.Atoms]:
     if Path(stem).suffix in (".xyz", ".extxyz"):
         for index, text in enumerate(_split_xyz(_read_text(path), str(path))):
             try:
-                yield ase.io.read(io.StringIO(text), format="extxyz")
+                yield from ase.io.iread(io.StringIO(text), format="extxyz")
             except Exception as error:  # ASE raises whatever the broken field happens to trigger
                 raise UserError(f"{path}, frame {index}: cannot be read as extended XYZ ({error}).") from error
         return
@@ -201,7 +201,7 @@ def _record(atoms: ase.Atoms, path: str, index: int, keys: Mapping[str, str]) ->
     """Checks one frame and collects its labels."""
     where = f"{path}, frame {index}"
     cell = np.asarray(atoms.cell, np.float64)
-    pbc = tuple(bool(p) for p in atoms.pbc)
+    pbc = (bool(atoms.pbc[0]), bool(atoms.pbc[1]), bool(atoms.pbc[2]))
     left_handed = all(pbc) and np.linalg.det(cell) < 0
     cell = -cell if left_handed else cell
     try:
@@ -211,7 +211,6 @@ def _record(atoms: ase.Atoms, path: str, index: int, keys: Mapping[str, str]) ->
     values, sources = {}, {}
     for label in LABELS:
         values[label], sources[label] = _find_label(atoms, label, keys.get(label))
-    weight = _number(atoms, "config_weight", where)
     masses = atoms.get_masses()
     return Record(
         positions=np.array(atoms.positions, np.float64),
@@ -225,7 +224,7 @@ def _record(atoms: ase.Atoms, path: str, index: int, keys: Mapping[str, str]) ->
         stress=_stress(values["stress"], where, sources["stress"]),
         stress_mask=_stress_mask(atoms.info.get("stress_offdiag_ok", True)),
         config_type=str(atoms.info.get("config_type", atoms.info.get("group", "default"))),
-        weights=tuple(weight * _number(atoms, f"config_{label}_weight", where) for label in LABELS),
+        weights=_weights(atoms, where),
         split=str(atoms.info["split"]) if "split" in atoms.info else None,
         path=path,
         index=index,
@@ -260,6 +259,13 @@ def _number(atoms: ase.Atoms, key: str, where: str, default: float = 1.0) -> flo
     if not np.isfinite(number):
         raise UserError(f"{where}: {key} must be a finite number; got {value!r}.")
     return number
+
+
+def _weights(atoms: ase.Atoms, where: str) -> tuple[float, float, float]:
+    """What multiplies the loss of energy, forces and stress."""
+    whole = _number(atoms, "config_weight", where)
+    energy, forces, stress = (whole * _number(atoms, f"config_{label}_weight", where) for label in LABELS)
+    return energy, forces, stress
 
 
 def _numbers(value: Any, where: str, key: str) -> np.ndarray:

@@ -54,14 +54,14 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], prefix: str = "") ->
     **Raises:** `UserError` for an unknown key, with the nearest known one, and for a value of the wrong type.
     """
     types_of = typing.get_type_hints(cls)
-    known = {field.name: field for field in dataclasses.fields(cls)}
+    known = {field.name: field for field in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]  # dataclasses have no public type
     for key in values:
         if key not in known:
             raise UserError(f"unknown key `{prefix}{key}`{suggestion(key, known, prefix)}")
     filled = {}
     for name, field in known.items():
         here, kind = f"{prefix}{name}", types_of[name]
-        if dataclasses.is_dataclass(kind) and (name in values or _required(field)):
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind) and (name in values or _required(field)):
             table = values.get(name, {})
             if not isinstance(table, Mapping):
                 raise UserError(f"`{here}` must be a table, `[{here}]`; got {table!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib
 
@@ -14,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GRAY = "#1f5fa8", "#d9730d", "#6b7280"
-STYLE = {
+STYLE: dict[Any, Any] = {  # keyed by matplotlib's own literals
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
@@ -27,6 +28,12 @@ class Dataset:
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)
+
+    @overload
+    def __getitem__(self, index: int | np.integer) -> Record: ...
+
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | np.ndarray) -> "Dataset": ...
 
     def __getitem__(self, index):
         if isinstance(index, slice):
@@ -86,10 +93,12 @@ class Dataset:
 
         **Raises:** `UserError` naming the first frame that does not say where it belongs.
         """
+        parts: dict[str, list[Record]] = {}
         for record in self:
             if record.split is None:
                 raise UserError(f"{record.where} has no key `split`; give separate files, or a fraction.")
-        return {name: self.filter(lambda r, n=name: r.split == n) for name in dict.fromkeys(r.split for r in self)}
+            parts.setdefault(record.split, []).append(record)
+        return {name: Dataset(records) for name, records in parts.items()}
 
     def config_types(self) -> dict[str, int]:
         """How many frames there are of each `config_type`."""

@@ -91,12 +91,11 @@ class Loader:
             raise UserError("A loader needs at least one frame; got none.")
         if cutoff <= 0:
             raise UserError(f"The cutoff of the energy must be positive [Å]; got {cutoff}.")
-        if (batch_size is None) == (batch_atoms is None):
+        sizes = [size for size in (batch_size, batch_atoms) if size is not None]
+        if len(sizes) != 1:
             raise ValueError("Give either `batch_size` (frames, shuffled) or `batch_atoms` (in order of size).")
-        if (batch_size or batch_atoms) < 1 or max_shapes < 1:
-            raise UserError(
-                f"Sizes of batches and `max_shapes` must be at least 1; got {batch_size or batch_atoms}, {max_shapes}."
-            )
+        if sizes[0] < 1 or max_shapes < 1:
+            raise UserError(f"Sizes of batches and `max_shapes` must be at least 1; got {sizes[0]}, {max_shapes}.")
         self.dataset = dataset
         self.cutoff = float(cutoff)
         self.dtype = np.dtype(dtype)
@@ -107,7 +106,8 @@ class Loader:
         self._atoms = np.array([len(f.numbers) for f in self.frames])
         self._neighbors = np.array([f.senders.shape[0] for f in self.frames])
         self._fixed_plan = None if batch_atoms is None else self._plan_by_size(batch_atoms)
-        self.batch_size = min(batch_size, len(dataset)) if batch_size else max(len(i) for i in self._fixed_plan)
+        most = sizes[0] if self._fixed_plan is None else max(len(i) for i in self._fixed_plan)
+        self.batch_size = min(most, len(dataset))
         self.shapes = self._choose_shapes(max_shapes)
 
     def __len__(self) -> int:
@@ -217,7 +217,7 @@ def _frame(record: Record, cutoff: float, references: Mapping[int, float], mean_
     block, images, mask = dense_block(receivers, senders, shifts, len(record))
     small = np.int16 if len(record) < 2**15 else np.int32
     volume = abs(float(np.linalg.det(record.cell)))
-    stress_known = record.stress is not None and all(record.pbc)
+    stress = record.stress if all(record.pbc) else None
     energy_weight, force_weight, stress_weight = record.weights
     return Frame(
         positions=record.positions,
@@ -229,10 +229,10 @@ def _frame(record: Record, cutoff: float, references: Mapping[int, float], mean_
         mask=mask,
         energy=0.0 if record.energy is None else record.energy - reference_energy(record.numbers, references),
         forces=np.zeros((len(record), 3)) if record.forces is None else record.forces,
-        virial_per_atom=record.stress * volume / len(record) if stress_known else np.zeros((3, 3)),
+        virial_per_atom=np.zeros((3, 3)) if stress is None else stress * volume / len(record),
         energy_weight=0.0 if record.energy is None else energy_weight,
         force_weight=0.0 if record.forces is None else force_weight / (3.0 * mean_atoms),
-        stress_weight=record.stress_mask * (stress_weight / 9.0) if stress_known else np.zeros((3, 3)),
+        stress_weight=np.zeros((3, 3)) if stress is None else record.stress_mask * (stress_weight / 9.0),
     )
 
 

@@ -43,7 +43,8 @@ def cell_grid(
         grid[np.argmax(grid)] -= 1
     spans = np.ceil(radius * grid / extents - 1e-9)
     reach = np.where(pbc, spans, np.minimum(1, grid - 1))
-    return tuple(int(g) for g in grid), tuple(int(r) for r in reach)
+    (nx, ny, nz), (rx, ry, rz) = grid.tolist(), reach.astype(int).tolist()
+    return (nx, ny, nz), (rx, ry, rz)
 
 
 def place_atoms(

@@ -29,7 +29,8 @@ class Found(NamedTuple):
 
 def image_reach(heights: np.ndarray, pbc: tuple[bool, bool, bool], radius: float) -> tuple[int, int, int]:
     """Images to either side for a search up to `radius` [Å] once pairs are brought to within half a cell (host)."""
-    return tuple(int(np.floor(radius / h + 0.5)) if p else 0 for h, p in zip(heights, pbc, strict=True))
+    x, y, z = (int(np.floor(radius / h + 0.5)) if p else 0 for h, p in zip(heights, pbc, strict=True))
+    return x, y, z
 
 
 def search_images(

@@ -306,7 +306,7 @@ def _invariants(a: Features, p: Features | None) -> list[Array]:
     """Rotation invariants: the scalars, and the dot products of features of the same degree."""
 
     def dots(x: Features, y: Features) -> list[Array]:
-        return [
+        return [  # pyright: ignore[reportReturnType]  # no sum is empty
             sum(u * v for u, v in zip(xs, ys, strict=True)) * (1.0 / math.sqrt(len(xs)))
             for xs, ys in zip(x, y, strict=True)
         ]

@@ -50,7 +50,7 @@ def product(
         raise ValueError(f"Degrees {l1} and {l2} couple to {abs(l1 - l2)} ... {l1 + l2}; got {degree}.")
     coefficients = clebsch_gordan(l1, l2, degree)
     pairs = {(m1, m2): a[m1] * b[m2] for m1, m2 in np.argwhere(np.any(coefficients != 0.0, axis=2)).tolist()}
-    return [
+    return [  # pyright: ignore[reportReturnType]  # no sum is empty
         sum(float(coefficients[m1, m2, m3]) * pairs[m1, m2] for m1, m2 in np.argwhere(coefficients[:, :, m3]).tolist())
         for m3 in range(2 * degree + 1)
     ]

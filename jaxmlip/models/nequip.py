@@ -136,7 +136,7 @@ class _Edges:
         r = safe_norm(vectors)
         unit = vectors / jnp.where(r > 0, r, jnp.ones_like(r))[None]
         degree = len(config.channels) - 1
-        self.harmonics = jnp.stack([y.T for y in spherical_harmonics(*unit, degree)], axis=-1)
+        self.harmonics = jnp.stack([y.T for y in spherical_harmonics(unit[0], unit[1], unit[2], degree)], axis=-1)
         self.basis = bessel_basis(r.T, config)
         self.senders = graph.senders.T
         self.block = block or block_size(len(graph.numbers))

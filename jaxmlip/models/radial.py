@@ -11,7 +11,7 @@ from jaxmlip.energy.envelope import polynomial_envelope
 
 
 def bessel_basis(r: Float[Array, "*pairs"], cutoff: float, count: int, p: int = 6) -> Float[Array, "features *pairs"]:
-    r"""$\sqrt{2} \sin(n \pi x) / (2 x) \cdot f_p(x)$ with $x = r / $`cutoff`, $n = 1 \dots$ `count`; 0 beyond the cutoff.
+    r"""$\sqrt{2} \sin(n \pi x) / (2 x) \cdot f_p(x)$ with $x = r / $`cutoff`, $n = 1 \dots$ `count`; 0 beyond `cutoff`.
 
     Orthogonal on the unit ball before the envelope $f_p$; smooth at the origin.
 

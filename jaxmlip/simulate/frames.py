@@ -31,6 +31,7 @@ class Writer(Protocol):
 
     def position(self) -> int:
         """How much of the file is complete; kept in checkpoints."""
+        ...
 
     def rewind(self, position: int) -> None:
         """Cut the file back to a position from a checkpoint."""

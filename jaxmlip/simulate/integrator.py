@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxmlip.energy import AbstractEnergy, check_elements
@@ -97,7 +98,7 @@ def check_positive(name: str, unit: str, value: Any) -> None:
 
     **Raises:** `ValueError` with the name, the unit and what was given.
     """
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return
     if not np.all(np.isfinite(value)) or not np.all(np.asarray(value) > 0):
         raise ValueError(f"`{name}` must be positive [{unit}]; got {np.asarray(value)}.")
@@ -108,7 +109,7 @@ def check_temperature(value: Any) -> Any:
 
     **Raises:** `ValueError` saying what is allowed.
     """
-    if not isinstance(value, jax.core.Tracer):
+    if not isinstance(value, Tracer):
         given = np.asarray(value)
         if not np.all(np.isfinite(given)) or np.any(given < 0) or np.any(given > 1e6):
             raise ValueError(f"`temperature` must lie between 0 and 1e6 K; got {given}.")

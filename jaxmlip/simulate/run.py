@@ -82,8 +82,8 @@ def run(
             if finished or interrupted or time.monotonic() - saved > checkpoint_seconds:
                 path = loop.save()
                 saved = time.monotonic()
-            if interrupted and not finished:
-                raise Interrupted(state=loop.state, record=loop.record(), checkpoint=path, signal=received[0])
+                if interrupted and not finished:
+                    raise Interrupted(state=loop.state, record=loop.record(), checkpoint=path, signal=received[0])
     return loop.state, loop.record()
 
 
