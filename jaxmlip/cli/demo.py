@@ -32,14 +32,14 @@ class DemoConfig:
     output: Path = Path("demo")
     data: Path | None = None
     """Labelled silicon instead of the data that come with jaxmlip."""
-    preset: Literal["nep", "fast", "accurate"] = "nep"
-    train_minutes: float = 3.5
+    preset: Literal["nep", "fast", "accurate"] = "fast"
+    train_minutes: float = 3.0
     train_steps: int | None = None
     """Fixes the number of training steps, and so the result, whatever the speed of the machine."""
     repeat: int = 3
     """The crystal is this many cubic cells of 8 atoms along each axis."""
     temperature_K: float = 300.0
-    md_steps: int = 3000
+    md_steps: int = 2000
     """Steps of 1 fs with thermostat, and again without."""
     seed: int = 0
 
@@ -141,8 +141,19 @@ def main(argv: Sequence[str]) -> int:
 
 def learning(config: DemoConfig) -> TrainSettings:
     """How the demo trains."""
-    length = {"steps": config.train_steps} if config.train_steps else {"max_minutes": config.train_minutes}
-    return TrainSettings(stress_weight=0.1, missing=1.0, seed=config.seed, **length)
+    steps, minutes = (config.train_steps, None) if config.train_steps else (None, config.train_minutes)
+    return TrainSettings(
+        steps=steps,
+        max_minutes=minutes,
+        optimizer="amsgrad",
+        stress_weight=0.1,
+        late_energy_weight=100.0,
+        switch_at=0.6,
+        max_shapes=1,
+        references="least_squares",
+        missing=1.0,
+        seed=config.seed,
+    )
 
 
 def page(found: Findings) -> str:
