@@ -4,6 +4,7 @@
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -13,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxmlip.data import read_dataset, statistics
+from jaxmlip.data import Dataset, read_dataset, statistics
 from jaxmlip.elements import NUMBERS
 from jaxmlip.energy import AtomicReferences
 from jaxmlip.learn import TrainSettings, evaluate, fit
@@ -25,10 +26,13 @@ HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("JAXMLIP_DATA", HERE.parents[2] / "shared" / "data")) / "datasets" / "mlearn"
 CUTOFFS = {"Si": 5.0, "Mo": 5.5, "Li": 6.0}
 VARIANTS = ("fast", "accurate", "finetuned")
+WEIGHTS = {"Surface": (10.0, 10.0, 1.0)}  # few relaxed slabs, whose forces are 50 times smaller than those of hot crystals
 
 
 def sets(element):
-    return read_dataset(DATA / f"{element}_train.xyz.xz"), read_dataset(DATA / f"{element}_test.xyz.xz")
+    train, test = (read_dataset(DATA / f"{element}_{half}.xyz.xz") for half in ("train", "test"))
+    weighted = [dataclasses.replace(r, weights=WEIGHTS.get(r.config_type, r.weights)) for r in train]
+    return Dataset(weighted), test
 
 
 def parameters(element, variant):
