@@ -33,7 +33,7 @@ class DemoConfig:
     data: Path | None = None
     """Labelled silicon instead of the data that come with jaxmlip."""
     preset: Literal["nep", "fast", "accurate"] = "fast"
-    train_minutes: float = 3.0
+    train_minutes: float = 2.0
     train_steps: int | None = None
     """Fixes the number of training steps, and so the result, whatever the speed of the machine."""
     repeat: int = 3
@@ -147,7 +147,7 @@ def learning(config: DemoConfig) -> TrainSettings:
         max_minutes=minutes,
         optimizer="amsgrad",
         stress_weight=0.1,
-        late_energy_weight=100.0,
+        late_energy_weight=30.0,
         switch_at=0.6,
         max_shapes=1,
         references="least_squares",
