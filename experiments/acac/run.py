@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import time
 from pathlib import Path
 
@@ -35,8 +36,10 @@ def train(minutes):
         late_energy_weight=100.0, switch_at=0.7, max_shapes=1, evaluations=1,
     )  # fmt: skip
     energy = ACE(config, key=jax.random.PRNGKey(0))
+    folder = HERE / "work"
+    shutil.rmtree(folder, ignore_errors=True)
     start = time.monotonic()
-    result = fit(energy, data, settings=settings, folder=HERE / "work", resume=False)
+    result = fit(energy, data, settings=settings, folder=folder)
     elapsed = (time.monotonic() - start) / 60.0
     PARAMETERS.parent.mkdir(exist_ok=True)
     pretrained.save(PARAMETERS, result.energy, trained_on="acac train_300K", minutes=elapsed)

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import platform
+import shutil
 import time
 from pathlib import Path
 
@@ -26,7 +27,8 @@ HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("JAXMLIP_DATA", HERE.parents[2] / "shared" / "data")) / "datasets" / "mlearn"
 CUTOFFS = {"Si": 5.0, "Mo": 5.5, "Li": 6.0}
 VARIANTS = ("fast", "accurate", "finetuned")
-WEIGHTS = {"Surface": (10.0, 10.0, 1.0)}  # few relaxed slabs, whose forces are 50 times smaller than those of hot crystals
+# Few relaxed slabs, whose forces are 50 times smaller than those of hot crystals.
+WEIGHTS = {"Surface": (10.0, 10.0, 1.0)}
 
 
 def sets(element):
@@ -70,10 +72,10 @@ def settings(variant, minutes):
 def train_one(element, variant, minutes):
     train, test = sets(element)
     energy = from_foundation(element, train) if variant == "finetuned" else from_scratch(element, variant, train)
+    folder = HERE / "work" / f"{element}_{variant}"
+    shutil.rmtree(folder, ignore_errors=True)
     start = time.monotonic()
-    result = fit(
-        energy, train, settings=settings(variant, minutes), folder=HERE / "work" / f"{element}_{variant}", resume=False
-    )
+    result = fit(energy, train, settings=settings(variant, minutes), folder=folder)
     elapsed = (time.monotonic() - start) / 60.0
     path = parameters(element, variant)
     path.parent.mkdir(exist_ok=True)

@@ -83,7 +83,8 @@ def allocate(
 ) -> Neighbors:
     """A list for `system`, sized by counting its neighbors on the host, with room to spare (not for inside jit).
 
-    `skin` [Å] is how much farther than `cutoff` [Å] the list reaches; `capacity` overrides the number of slots an atom.
+    `skin` [Å] is how much farther than `cutoff` [Å] the list reaches; `capacity` overrides the number of slots an atom
+    (and is rounded up).
     A system with a leading axis (replicas) gives a list with that axis, sized for all of them.
 
     **Raises:** `ValueError` where `cutoff`, `skin`, `capacity` or `method` make no sense.
@@ -98,8 +99,8 @@ def allocate(
         raise ValueError(f"`method` must be one of {METHODS}; got {method!r}.")
     if capacity is None:
         most = max(_most_neighbors(p, c, system.pbc, cutoff + skin) for p, c in _replicas(system))
-        capacity = _rounded(1.25 * most + 4)
-    return _make(system, float(cutoff), float(skin), capacity, _plan(system, cutoff + skin, method, _ROOM))
+        capacity = 1.1 * most + 2
+    return _make(system, float(cutoff), float(skin), _aligned(capacity), _plan(system, cutoff + skin, method, _ROOM))
 
 
 def rebuild(neighbors: Neighbors, system: System) -> Neighbors:
@@ -194,9 +195,9 @@ def grow(neighbors: Neighbors, system: System, factor: float = 1.5, *, kept: Nei
     crowded = overflow and crowd > slots
     if stale:
         skin = skin * factor + 0.1
-        capacity = _rounded(capacity * ((neighbors.cutoff + skin) / (neighbors.cutoff + neighbors.skin)) ** 3)
+        capacity = _aligned(capacity * ((neighbors.cutoff + skin) / (neighbors.cutoff + neighbors.skin)) ** 3)
     if needed > capacity or not (stale or shrunk or crowded):
-        capacity = _rounded(max(capacity * factor, 1.1 * needed))
+        capacity = _aligned(max(capacity * factor, 1.1 * needed))
     if crowded:
         slots = _rounded(max(slots * factor, 1.1 * crowd))
     if kept is not None and not stale:
@@ -311,6 +312,15 @@ def _crowd(positions: np.ndarray, cell: np.ndarray, pbc, grid, reach, radius) ->
     return int(np.bincount(np.ravel_multi_index(np.asarray(cells), grid)).max())
 
 
-def _rounded(slots: float) -> int:
+def _aligned(slots: int | float) -> int:
+    """Slots for neighbors: up to 32 the next multiple of four, then of 32.
+
+    XLA on a CPU sums long axes in windows of 32; where the last one is full, empty slots behind the neighbors change no
+    bit of a sum, so that a run does not depend on the capacity of its list.
+    """
+    return _rounded(slots) if slots <= 32 else 32 * int(np.ceil(slots / 32))
+
+
+def _rounded(slots: int | float) -> int:
     """The next multiple of four."""
     return 4 * int(np.ceil(slots / 4))

@@ -196,6 +196,20 @@ def test_overflow_is_flagged_and_growing_ends_it():
     assert bool(_update(neighbors, system).overflow), "flags stay set"
 
 
+def test_the_capacity_changes_no_bit_of_energy_and_forces():
+    """XLA sums long axes in windows of 32: lists are sized so that empty slots never shift a window."""
+    system = random_system(3, "thin")
+    energy = LennardJones(epsilon=0.01, sigma=2.0, cutoff=5.0)
+    derivatives = jax.jit(lambda n: energy_forces_stress(energy, to_graph(n, system)))
+    results = []
+    for capacity in (440, 500, 600):
+        neighbors = allocate(system, 5.0, skin=SKIN, capacity=capacity, method="images")
+        assert int(neighbors.needed) > 64 and not bool(neighbors.failed) and neighbors.capacity % 32 == 0
+        results.append(derivatives(neighbors))
+    for found in results[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(found, results[0], strict=True))
+
+
 def test_a_full_cell_is_flagged_and_grows():
     rng = np.random.default_rng(0)
     system = make_system(rng.uniform(0, 9, (40, 3)), np.full(40, 14), cell=[9.0, 9.0, 9.0])
