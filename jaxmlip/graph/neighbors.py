@@ -315,8 +315,8 @@ def _crowd(positions: np.ndarray, cell: np.ndarray, pbc, grid, reach, radius) ->
 def _aligned(slots: int | float) -> int:
     """Slots for neighbors: up to 32 the next multiple of four, then of 32.
 
-    XLA on a CPU sums long axes in windows of 32; where the last one is full, empty slots behind the neighbors change no
-    bit of a sum, so that a run does not depend on the capacity of its list.
+    XLA on a CPU sums axes longer than 32 in windows of 32; where the last one is full, empty slots behind the neighbors
+    change no bit of a sum, so that a run does not depend on the capacity of its list, from 64 slots on.
     """
     return _rounded(slots) if slots <= 32 else 32 * int(np.ceil(slots / 32))
 
