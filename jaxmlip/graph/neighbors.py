@@ -99,7 +99,7 @@ def allocate(
         raise ValueError(f"`method` must be one of {METHODS}; got {method!r}.")
     if capacity is None:
         most = max(_most_neighbors(p, c, system.pbc, cutoff + skin) for p, c in _replicas(system))
-        capacity = 1.1 * most + 2
+        capacity = int(np.ceil(1.1 * most + 2))
     return _make(system, float(cutoff), float(skin), _aligned(capacity), _plan(system, cutoff + skin, method, _ROOM))
 
 
