@@ -2,14 +2,18 @@
 
 import abc
 import functools
+from typing import Any, TypeVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from jaxmlip.elements import SYMBOLS
 from jaxmlip.graph import Graph
+
+Energy = TypeVar("Energy", bound="AbstractEnergy")
 
 
 class AbstractEnergy(eqx.Module):
@@ -91,6 +95,11 @@ class Scaled(AbstractEnergy):
 def parameter(value: float | Float[Array, "..."] | np.ndarray) -> Float[Array, "..."]:
     """A number as an array of definite type, so that a new value of it never recompiles anything."""
     return jnp.asarray(value, None if hasattr(value, "dtype") else jnp.result_type(float))
+
+
+def cast(energy: Energy, dtype: Any) -> Energy:
+    """The same energy with its floating-point arrays in another type."""
+    return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, energy)
 
 
 def check_elements(energy: AbstractEnergy, numbers: np.ndarray) -> None:

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxmlip.elements import SYMBOLS
-from jaxmlip.energy.base import AbstractEnergy
+from jaxmlip.energy.base import AbstractEnergy, cast
 from jaxmlip.energy.references import species_index
 from jaxmlip.graph import Graph, safe_norm
 from jaxmlip.models.clebsch_gordan import clebsch_gordan, product
@@ -131,7 +131,7 @@ class ACE(AbstractEnergy):
         return self.config.elements
 
     def __call__(self, graph: Graph) -> Float[Array, "atoms"]:
-        model = _cast(self, graph.positions.dtype)
+        model = cast(self, graph.positions.dtype)
         basis = model._edge_basis(graph)
         species = model.embedding[species_index(graph.numbers, self.config.elements)].T
         features = model._pool(graph, basis, species)
@@ -319,8 +319,3 @@ def _of_species(weights: Float[Array, "q *shape"], species: Float[Array, "q atom
     if weights.shape[0] == 1:
         return weights[0][..., None] * species[0, 0]
     return jnp.tensordot(jnp.moveaxis(weights, 0, -1), species, axes=1)
-
-
-def _cast(model: ACE, dtype: Any) -> ACE:
-    """The same model with parameters of the type of the positions."""
-    return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, model)

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxmlip.energy.base import AbstractEnergy
+from jaxmlip.energy.base import AbstractEnergy, cast
 from jaxmlip.energy.envelope import polynomial_envelope
 from jaxmlip.energy.references import species_index
 from jaxmlip.graph import Graph, safe_norm
@@ -109,8 +109,7 @@ class NequIP(AbstractEnergy):
         return self.config.elements
 
     def __call__(self, graph: Graph) -> Float[Array, "atoms"]:
-        dtype = graph.positions.dtype
-        model = jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, self)
+        model = cast(self, graph.positions.dtype)
         config = self.config
         species = species_index(graph.numbers, config.elements)
         edges = _Edges(graph, config, self.block)

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmlip.energy import ZBL, AbstractEnergy, AtomicReferences, LennardJones, Sum
+from jaxmlip.energy.base import cast
 from jaxmlip.errors import UserError
 from jaxmlip.files import write_atomically
 
@@ -112,9 +113,7 @@ def load(path_or_name: str | Path, dtype: Any = None) -> AbstractEnergy:
     """
     path = find(path_or_name)
     energy = _read(path)
-    if dtype is None:
-        return energy
-    return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, energy)
+    return energy if dtype is None else cast(energy, dtype)
 
 
 def metadata(path_or_name: str | Path) -> dict[str, Any]:

@@ -12,9 +12,8 @@ from jaxmlip.graph.lattice import product
 from jaxmlip.graph.neighbors import to_graph, update
 from jaxmlip.observables.thermo import kinetic_energy
 from jaxmlip.simulate.integrator import AbstractIntegrator, check_positive, check_temperature
-from jaxmlip.simulate.nve import drift, kick, refresh
-from jaxmlip.simulate.nvt import thermalize
-from jaxmlip.simulate.state import State, evaluate, replace, with_cell, with_positions
+from jaxmlip.simulate.nvt import langevin_step
+from jaxmlip.simulate.state import State, evaluate, replace, with_cell
 from jaxmlip.system import System
 
 _TIME = "Å·sqrt(u/eV); enter as `0.5 * units.fs`"
@@ -72,24 +71,9 @@ class NPT(AbstractIntegrator):
             raise ValueError(f"`every` must be at least 1 step; got {self.every}.")
 
     def step(self, energy: AbstractEnergy, state: State) -> State:
-        dt = self.timestep.astype(state.momenta.dtype)
         key, draw, shake = jax.random.split(state.key, 3)
-        momenta = kick(state.momenta, state.forces, 0.5 * dt)
-        system = with_positions(state.system, drift(state.system, momenta, 0.5 * dt))
-        momenta, heat = thermalize(momenta, system.masses, self.temperature, self.friction * self.timestep, draw)
-        system = with_positions(system, drift(system, momenta, 0.5 * dt))
-        neighbors, value, forces = refresh(energy, state.neighbors, system)
-        state = replace(
-            state,
-            system=system,
-            momenta=kick(momenta, forces, 0.5 * dt),
-            energy=value,
-            forces=forces,
-            neighbors=neighbors,
-            key=key,
-            step=state.step + 1,
-            bath=Barostat(state.bath.mobility, state.bath.heat + heat),
-        )
+        state, heat = langevin_step(energy, state, self.timestep, self.temperature, self.friction, draw)
+        state = replace(state, key=key, bath=Barostat(state.bath.mobility, state.bath.heat + heat))
         if self.every == 1:
             return self._move(energy, state, shake)
         due = state.step % self.every == 0

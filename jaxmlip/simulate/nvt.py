@@ -44,24 +44,9 @@ class Langevin(AbstractIntegrator):
         check_temperature(self.temperature)
 
     def step(self, energy: AbstractEnergy, state: State) -> State:
-        dt = self.timestep.astype(state.momenta.dtype)
         key, draw = jax.random.split(state.key)
-        momenta = kick(state.momenta, state.forces, 0.5 * dt)
-        system = with_positions(state.system, drift(state.system, momenta, 0.5 * dt))
-        momenta, heat = thermalize(momenta, system.masses, self.temperature, self.friction * self.timestep, draw)
-        system = with_positions(system, drift(system, momenta, 0.5 * dt))
-        neighbors, value, forces = refresh(energy, state.neighbors, system)
-        return replace(
-            state,
-            system=system,
-            momenta=kick(momenta, forces, 0.5 * dt),
-            energy=value,
-            forces=forces,
-            neighbors=neighbors,
-            key=key,
-            step=state.step + 1,
-            bath=Heat(state.bath.heat + heat),
-        )
+        state, heat = langevin_step(energy, state, self.timestep, self.temperature, self.friction, draw)
+        return replace(state, key=key, bath=Heat(state.bath.heat + heat))
 
     def conserved(self, state: State) -> Float[Array, ""]:
         return state.energy + kinetic_energy(state.momenta, state.system.masses) + state.bath.heat
@@ -74,6 +59,33 @@ class Langevin(AbstractIntegrator):
 
     def start_temperature(self) -> Float[Array, ""]:
         return self.temperature
+
+
+def langevin_step(
+    energy: AbstractEnergy,
+    state: State,
+    timestep: Float[Array, ""],
+    temperature: Float[Array, ""],
+    friction: Float[Array, ""],
+    key: PRNGKeyArray,
+) -> tuple[State, Float[Array, ""]]:
+    """One BAOAB step with noise from `key`: the state, its own key and bath untouched, and the heat given off [eV]."""
+    dt = timestep.astype(state.momenta.dtype)
+    momenta = kick(state.momenta, state.forces, 0.5 * dt)
+    system = with_positions(state.system, drift(state.system, momenta, 0.5 * dt))
+    momenta, heat = thermalize(momenta, system.masses, temperature, friction * timestep, key)
+    system = with_positions(system, drift(system, momenta, 0.5 * dt))
+    neighbors, value, forces = refresh(energy, state.neighbors, system)
+    state = replace(
+        state,
+        system=system,
+        momenta=kick(momenta, forces, 0.5 * dt),
+        energy=value,
+        forces=forces,
+        neighbors=neighbors,
+        step=state.step + 1,
+    )
+    return state, heat
 
 
 def thermalize(
