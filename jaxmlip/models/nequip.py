@@ -205,10 +205,9 @@ def _init_layer(key: Array, inside: tuple[int, ...], out: tuple[int, ...], confi
 def _round(layer, inside, out, edges, species, features, config):
     """One layer: features of each degree [atoms, 2 l + 1, channels] to the next ones."""
     if features is None:
-        messages = (layer.up[0][species],)
+        messages = (layer.up[0][species][:, None],)
     else:
-        messages = tuple(_flat(_dot(f, w)) for f, w in zip(features, layer.up, strict=True))
-    messages = jnp.concatenate(messages, axis=-1)
+        messages = tuple(_dot(f, w) for f, w in zip(features, layer.up, strict=True))
 
     def pool(block):
         basis, harmonics, senders = block
@@ -218,6 +217,7 @@ def _round(layer, inside, out, edges, species, features, config):
         return _pool(layer.radial[-1], inside, out, hidden, harmonics, senders, messages, config)
 
     pooled = _in_blocks(pool, (edges.basis, edges.harmonics, edges.senders), edges.block)
+    pooled = _by_degree(pooled, inside, out, config)
     return _update(layer, pooled, species, features, out, config)
 
 
@@ -245,10 +245,6 @@ def _in_blocks(function, arrays, size):
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:atoms], result)
 
 
-def _flat(x):
-    return x.reshape(x.shape[0], -1)
-
-
 def _dot(x, weights):
     """Matrix product in full precision on every device (no TF32)."""
     return jnp.dot(x, weights, precision=lax.Precision.HIGHEST)
@@ -256,45 +252,49 @@ def _dot(x, weights):
 
 @functools.cache
 def _couplings(sources, targets, degree):
-    """For each l1 the list of (l2, l3) and the coefficients [paths, m2, m1, m3], m3 padded."""
+    """For each l1 the list of (l2, l3) and the coefficients [m2, paths, m1, m3], m3 padded."""
     result = []
     for l1 in range(sources):
         mine = [(l2, l3) for a, l2, l3 in paths(sources, targets, degree) if a == l1]
-        c = np.zeros((len(mine), (degree + 1) ** 2, 2 * l1 + 1, 2 * targets - 1))
+        c = np.zeros(((degree + 1) ** 2, len(mine), 2 * l1 + 1, 2 * targets - 1))
         for n, (l2, l3) in enumerate(mine):
             block = clebsch_gordan(l1, l2, l3) * math.sqrt(2 * l3 + 1)
-            c[n, l2 * l2 : (l2 + 1) ** 2, :, : 2 * l3 + 1] = block.transpose(1, 0, 2)
+            c[l2 * l2 : (l2 + 1) ** 2, n, :, : 2 * l3 + 1] = block.transpose(1, 0, 2)
         result.append((mine, c))
     return result
 
 
 def _pool(weights, inside, out, hidden, harmonics, senders, messages, config):
-    """Sums over neighbors of features times radial functions times harmonics, by degree: [atoms, m, paths channels].
+    """Sums over neighbors of radial functions times turned features, by source degree: [atoms, paths, m3, channels].
 
-    For each source degree one matrix product sums over the neighbors for all harmonics, and only then the
-    Clebsch-Gordan coefficients, once for an atom instead of once for an edge, pick what turns correctly.
+    The harmonics of an edge and the Clebsch-Gordan coefficients are one small matrix m1 -> m3 for each path; the sum
+    over m1 and neighbors is one matrix product. The terms keep channels as a dimension of their own: merged with
+    another one, XLA divides indices for every number and the loop is three times slower.
     """
     degree = len(config.channels) - 1
-    pooled = [[] for _ in out]
-    start = first = 0
-    sent = messages.at[senders].get(mode="promise_in_bounds", wrap_negative_indices=False)
-    dtype = hidden.dtype
+    result, start = [], 0
     atoms, neighbors = senders.shape
     for l1, (mine, c) in enumerate(_couplings(len(inside), len(out), degree)):
-        count, size = len(mine) * inside[l1], (2 * l1 + 1) * inside[l1]
-        radial = _dot(hidden, weights[:, start : start + count])
-        start += count
-        radial = radial.reshape(atoms, neighbors, len(mine), 1, inside[l1])
-        h = sent[..., first : first + size].reshape(atoms, neighbors, 1, 2 * l1 + 1, inside[l1])
-        first += size
-        terms = (radial * h).reshape(atoms, neighbors, -1)
-        sums = jnp.einsum("akm,akq->amq", harmonics, terms, precision=lax.Precision.HIGHEST)
-        sums = sums.reshape(atoms, (degree + 1) ** 2, len(mine), 2 * l1 + 1, inside[l1])
-        c = jnp.asarray(c / math.sqrt(config.average_neighbors), dtype)
-        x = jnp.einsum("abpmc,pbmn->panc", sums, c, precision=lax.Precision.HIGHEST)
+        count, channels, size = len(mine), inside[l1], 2 * l1 + 1
+        c = jnp.asarray(c / math.sqrt(config.average_neighbors), hidden.dtype)
+        turn = jnp.einsum("akq,qpmn->apkmn", harmonics, c, precision=lax.Precision.HIGHEST)
+        radial = _dot(hidden, weights[:, start : start + count * channels])
+        start += count * channels
+        radial = radial.reshape(atoms, neighbors, count, channels).swapaxes(1, 2)
+        sent = messages[l1].at[senders].get(mode="promise_in_bounds", wrap_negative_indices=False)
+        terms = radial[:, :, :, None] * sent[:, None]
+        turn, terms = (x.reshape(atoms, count, neighbors * size, -1) for x in (turn, terms))
+        result.append(jnp.einsum("apkn,apkc->apnc", turn, terms, precision=lax.Precision.HIGHEST))
+    return result
+
+
+def _by_degree(pooled, inside, out, config):
+    """Sums over neighbors sorted by the degree of the result: [atoms, m, paths channels]."""
+    result = [[] for _ in out]
+    for x, (mine, _) in zip(pooled, _couplings(len(inside), len(out), len(config.channels) - 1), strict=True):
         for n, (_, l3) in enumerate(mine):
-            pooled[l3].append(x[n, :, : 2 * l3 + 1])
-    return [jnp.concatenate(p, axis=-1) for p in pooled]
+            result[l3].append(x[:, n, : 2 * l3 + 1])
+    return [jnp.concatenate(x, axis=-1) for x in result]
 
 
 def _update(layer, pooled, species, features, out, config):
