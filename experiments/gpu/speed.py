@@ -18,7 +18,7 @@ from jaxmlip.graph.neighbors import grow
 from jaxmlip.simulate import NVE, State, run
 from jaxmlip.simulate.state import evaluate, replace
 
-PATIENCE = 4.0  # no larger system where one evaluation would take longer [s]
+PATIENCE = 2.0  # no larger system where one evaluation would take longer [s]
 
 
 @eqx.filter_jit
