@@ -8,11 +8,13 @@ import math
 
 import jax
 import optax
+from jaxtyping import Array, PyTree
 
 from jaxmlip.errors import UserError
 from jaxmlip.learn.loss import Weights
 
 _OPTIMIZERS = ("adam", "amsgrad", "adamw", "muon")
+_SMALLEST_MATRIX = 8  # below, the directions of a matrix are too few to gain by treating them alike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,13 +118,31 @@ class TrainSettings:
         return _optimizer(self.optimizer, self.weight_decay, self.clip)
 
 
+def _matrices(params: PyTree) -> PyTree:
+    """Which parameters are matrices (outputs, inputs) of some size, perhaps a stack of them, for Muon; the rest is
+    Adam's."""
+
+    def matrix(x: Array) -> optax.contrib.MuonDimensionNumbers | None:
+        if x.ndim < 2 or min(x.shape[-2:]) < _SMALLEST_MATRIX:
+            return None
+        return optax.contrib.MuonDimensionNumbers(reduction_axis=x.ndim - 1, output_axis=x.ndim - 2)
+
+    return jax.tree.map(matrix, params)
+
+
 @functools.cache  # the same functions again, so that a second training compiles nothing
 def _optimizer(name: str, weight_decay: float, clip: float) -> optax.GradientTransformation:
     rules = {
         "adam": lambda: optax.adam(1.0),
         "amsgrad": lambda: optax.amsgrad(1.0),
         "adamw": lambda: optax.adamw(1.0, weight_decay=weight_decay),
-        "muon": lambda: optax.contrib.muon(1.0, weight_decay=weight_decay, adam_weight_decay=weight_decay),
+        "muon": lambda: optax.contrib.muon(
+            1.0,
+            weight_decay=weight_decay,
+            adam_weight_decay=weight_decay,
+            muon_weight_dimension_numbers=_matrices,
+            consistent_rms=0.2,  # the size of Adam's updates (Liu et al., arXiv:2502.16982)
+        ),
     }
     chain = optax.chain(optax.clip_by_global_norm(clip), rules[name]())
 

@@ -6,17 +6,21 @@ For each atom $i$ with neighbors $j$ at distance $r$ in direction $u$, and chann
 - mix:     $A_{c,lm} = \sum_{nq} W_{c,nq}^{(l)}(z_i) \, G_{nq,lm}$
 - product: $P_{c,lm} = \sum_{l_1 l_2} w_{c,l_1 l_2}(z_i) \, (A_c \otimes A_c)_{lm}$
 - invariants: $B = [A_{00}, A_l \cdot A_l, A_l \cdot P_l, P_l \cdot P_l]$, that is 2- to 5-body terms
-- energy: $E_i = s \, (b \cdot B + \mathrm{MLP}(B))$, summed over layers
+- energy: $E_i = s \, (b \cdot B + \mathrm{MLP}(B) + v \cdot F(w A_{00}))$, summed over layers, with
+  $F(\rho) = (\rho^2 + \delta^2)^{1/4} - \delta^{1/2}$, which grows as the square root of a density
 
 With two layers, features $h$ (scalars and vectors, linear in $B$ and in $A, P, A \otimes P$) are sent to the neighbors,
 $S_{c,l_1,lm} = \sum_j R_c^{(l_1)}(r) \, h_{j,c,l_1} \otimes Y_{lm}(u)$, and $A' = U A + \sum_{paths} V (S)$ enters the
 same products again.
 
-The sum over neighbors comes *before* any channel is mixed, which costs a tenth of a radial network on every edge.
+The root is how the strength of metallic bonds falls with their number: it serves atoms with fewer neighbors than any in
+the data. The sum over neighbors comes *before* any channel is mixed, which costs a tenth of a radial network on every
+edge.
 
 **Reference:** Drautz, Phys. Rev. B 99, 014104 (2019), doi:10.1103/PhysRevB.99.014104 (ACE); Bochkarev, Lysogorskiy &
 Drautz, Phys. Rev. X 14, 021036 (2024), doi:10.1103/PhysRevX.14.021036 (graph ACE); Batatia et al., NeurIPS (2022),
-arXiv:2206.07697 (MACE); Darby et al., Phys. Rev. Lett. 131, 028001 (2023) (tensor-decomposed density).
+arXiv:2206.07697 (MACE); Darby et al., Phys. Rev. Lett. 131, 028001 (2023) (tensor-decomposed density); Finnis &
+Sinclair, Philos. Mag. A 50, 45 (1984), doi:10.1080/01418618408244210 (the root).
 """
 
 import dataclasses
@@ -36,6 +40,9 @@ from jaxmlip.graph import Graph, safe_norm
 from jaxmlip.models.clebsch_gordan import clebsch_gordan, product
 from jaxmlip.models.harmonics import MAX_DEGREE, spherical_harmonics
 from jaxmlip.models.radial import bessel_basis
+
+_DENSITIES = 16  # of a Finnis-Sinclair term; one is the classical potential
+_ROUNDING = 0.2  # below this density the root is a parabola
 
 Features = list[list[Array]]  # one list for each degree l, of 2 l + 1 arrays [channels atoms]
 
@@ -132,14 +139,15 @@ class ACE(AbstractEnergy):
 
     def __call__(self, graph: Graph) -> Float[Array, "atoms"]:
         model = cast(self, graph.positions.dtype)
-        basis = model._edge_basis(graph)
-        species = model.embedding[species_index(graph.numbers, self.config.elements)].T
-        features = model._pool(graph, basis, species)
-        energy, sent = model.layers[0](features, species)
-        if model.message is not None and sent is not None:
-            features = model.message(graph, basis, sent, features)
-            more, _ = model.layers[1](features, species)
-            energy = energy + more
+        with jax.default_matmul_precision("highest"):  # an accelerator would round the factors to 10 bits
+            basis = model._edge_basis(graph)
+            species = model.embedding[species_index(graph.numbers, self.config.elements)].T
+            features = model._pool(graph, basis, species)
+            energy, sent = model.layers[0](features, species)
+            if model.message is not None and sent is not None:
+                features = model.message(graph, basis, sent, features)
+                more, _ = model.layers[1](features, species)
+                energy = energy + more
         return model.scale * energy
 
     def _edge_basis(self, graph: Graph) -> tuple[Float[Array, "features neighbors atoms"], list[Array]]:
@@ -177,12 +185,14 @@ class Layer(eqx.Module):
     hidden: list[Float[Array, "..."]]
     bias: list[Float[Array, "..."]]
     out: Float[Array, "features"]
+    density: Float[Array, "densities channels"]
+    bond: Float[Array, "densities"]
     send_scalars: Float[Array, "..."] | None
     send_vectors: Float[Array, "..."] | None
     config: ACEConfig = eqx.field(static=True)
 
     def __init__(self, config: ACEConfig, *, last: bool, key: PRNGKeyArray):
-        keys = iter(jax.random.split(key, config.degree + 8))
+        keys = iter(jax.random.split(key, config.degree + 10))
         c, q, degrees, width = config.channels, config.embedding_size, config.degree + 1, config.hidden
 
         def normal(*shape: int, fan_in: int) -> Array:
@@ -198,6 +208,8 @@ class Layer(eqx.Module):
             self.hidden.append(normal(width, width, fan_in=width))
             self.bias.append(jnp.zeros((q, width)))
         self.out = 0.3 * normal(width, fan_in=width)
+        self.density = normal(_DENSITIES, c, fan_in=c)
+        self.bond = 0.1 * normal(_DENSITIES, fan_in=_DENSITIES)
         self.send_scalars = None if last else normal(config.message_channels, invariants, fan_in=invariants)
         self.send_vectors = None if last else normal(config.message_channels, 3 * c, fan_in=3 * c)
         self.config = config
@@ -212,6 +224,7 @@ class Layer(eqx.Module):
         for weight, bias in zip(self.hidden, self.bias, strict=True):
             x = jax.nn.silu(weight @ x + _of_species(bias, species))
         energy = energy + jnp.sum(self.out[:, None] * x, axis=0)
+        energy = energy + jnp.sum(self.bond[:, None] * _root(self.density @ a[0][0]), axis=0)
         if self.send_scalars is None or self.send_vectors is None or p is None:
             return energy, None
         cubic = [
@@ -251,7 +264,7 @@ class Message(eqx.Module):
         c, h, n = config.channels, config.message_channels, config.radial
         self.radial = jax.random.normal(next(keys), (2, h, n)) / math.sqrt(n)
         paths = [len(_message_paths(config.degree, degree)) for degree in range(config.degree + 1)]
-        self.mix = [jax.random.normal(next(keys), (c, m, h)) / math.sqrt(m * h) for m in paths]
+        self.mix = [jax.random.normal(next(keys), (c, m * h)) / math.sqrt(m * h) for m in paths]
         self.keep = jax.random.normal(next(keys), (config.degree + 1, c, c)) / math.sqrt(c)
         self.config = config
 
@@ -271,7 +284,7 @@ class Message(eqx.Module):
                 block = pooled[l1**2 : (l1 + 1) ** 2, l2**2 : (l2 + 1) ** 2]
                 table = jnp.asarray(math.sqrt(2 * degree + 1) * clebsch_gordan(l1, l2, degree), radial.dtype)
                 coupled.append(jnp.einsum("abcn,abm->cmn", block, table))
-            new = jnp.einsum("cph,phmn->cmn", self.mix[degree], jnp.stack(coupled))
+            new = jnp.tensordot(self.mix[degree], jnp.concatenate(coupled), axes=1)
             new = new + jnp.tensordot(self.keep[degree], jnp.stack(a[degree], axis=1), axes=1)
             features.append([new[:, m] for m in range(2 * degree + 1)])
         return features
@@ -312,6 +325,11 @@ def _invariants(a: Features, p: Features | None) -> list[Array]:
         ]
 
     return [a[0][0], *dots(a, a), *(dots(a, p) + dots(p, p) if p is not None else [])]
+
+
+def _root(density: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The square root of a density, of either sign, smooth and zero at zero."""
+    return (density * density + _ROUNDING**2) ** 0.25 - _ROUNDING**0.5
 
 
 def _of_species(weights: Float[Array, "q *shape"], species: Float[Array, "q atoms"]) -> Float[Array, "*shape #atoms"]:

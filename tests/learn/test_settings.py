@@ -50,11 +50,11 @@ def test_settings_that_make_no_sense_are_refused(changes):
 
 @pytest.mark.parametrize("name", ["adam", "amsgrad", "adamw", "muon"])
 def test_every_optimizer_goes_downhill(name):
-    params = {"matrix": jnp.ones((3, 3)), "vector": jnp.ones(3)}
+    params = {"matrices": jnp.broadcast_to(jnp.eye(8), (2, 8, 8)), "vector": jnp.ones(3)}
     optimizer = TrainSettings(optimizer=name, weight_decay=0.01 if name in ("adamw", "muon") else 0.0).build_optimizer()
 
     def loss(p):
-        return jnp.sum((p["matrix"] - 0.1) ** 2) + jnp.sum((p["vector"] + 0.2) ** 2)
+        return jnp.sum((p["matrices"] - 0.1) ** 2) + jnp.sum((p["vector"] + 0.2) ** 2)
 
     @jax.jit
     def descend(carry, _):
