@@ -123,7 +123,7 @@ class NequIP(AbstractEnergy):
 
             features, _ = lax.scan(step, features, model.middle)
         features = _round(model.last, *last, edges, species, features, config)
-        energies = features[0][:, 0, :] @ model.readout
+        energies = features @ model.readout
         return config.scale * energies + config.shift + model.atom_energies[species]
 
 
@@ -135,7 +135,7 @@ class _Edges:
         r = safe_norm(vectors)
         unit = vectors / jnp.where(r > 0, r, jnp.ones_like(r))[None]
         degree = len(config.channels) - 1
-        self.harmonics = jnp.stack([y.T for y in spherical_harmonics(unit[0], unit[1], unit[2], degree)], axis=-1)
+        self.harmonics = jnp.stack(spherical_harmonics(unit[0], unit[1], unit[2], degree)).T
         self.basis = bessel_basis(r.T, config)
         self.senders = graph.senders.T
         self.block = block or block_size(len(graph.numbers))
@@ -203,10 +203,11 @@ def _init_layer(key: Array, inside: tuple[int, ...], out: tuple[int, ...], confi
 
 
 def _round(layer, inside, out, edges, species, features, config):
-    """One layer: features of each degree [atoms, 2 l + 1, channels] to the next ones."""
+    """One layer: features, flat [atoms, (2 l + 1) channels ...], to the next ones."""
     if features is None:
         messages = (layer.up[0][species][:, None],)
     else:
+        features = _split(features, inside)
         messages = tuple(_dot(f, w) for f, w in zip(features, layer.up, strict=True))
 
     def pool(block):
@@ -298,7 +299,10 @@ def _by_degree(pooled, inside, out, config):
 
 
 def _update(layer, pooled, species, features, out, config):
-    """Pooled messages to new features: linear map, skip connection, norm over all degrees, gate."""
+    """Pooled messages to new features, flat: linear map, skip connection, norm over all degrees, gate.
+
+    The degrees lie side by side from the skip connection on, so that XLA makes one loop where it would make four.
+    """
     new = [_dot(p, w) for p, w in zip(pooled, layer.down, strict=True)]
     for n, w in enumerate(layer.skip):
         if features is None:
@@ -308,16 +312,28 @@ def _update(layer, pooled, species, features, out, config):
             new[n] = new[n] + jnp.einsum("amc,acd->amd", features[n], w[species], precision="highest")
         else:
             new[n] = new[n] + _dot(features[n], w)
+    flat = jnp.concatenate([f.reshape(f.shape[0], -1) for f in new], axis=1)
     if layer.norm is not None:
-        squares = sum(jnp.sum(f * f, axis=(1, 2)) / ((2 * n + 1) ** 2 * len(new)) for n, f in enumerate(new))
-        inverse = lax.rsqrt(squares + 1e-12)[:, None, None]
-        new = [f * w[None, None, :] * inverse for f, w in zip(new, layer.norm, strict=True)]
-    scalars = silu(new[0])
-    result, start = [scalars[..., : out[0]]], out[0]
+        share = np.concatenate([np.full(f[0].size, 1 / ((2 * n + 1) ** 2 * len(new))) for n, f in enumerate(new)])
+        squares = jnp.sum(flat * flat * jnp.asarray(share, flat.dtype)[None], axis=1, keepdims=True)
+        weights = jnp.concatenate([jnp.tile(w, 2 * n + 1) for n, w in enumerate(layer.norm)])
+        flat = flat * weights[None] * lax.rsqrt(squares + 1e-12)
+    scalars, rest = silu(flat[:, : new[0].shape[-1]]), flat[:, new[0].shape[-1] :]
+    gates, start = [], out[0]
     for n in range(1, len(out)):
-        result.append(new[n] * scalars[..., start : start + out[n]])
+        gates.append(jnp.tile(scalars[:, start : start + out[n]], (1, 2 * n + 1)))
         start += out[n]
-    return tuple(result)
+    if not gates:
+        return scalars
+    return jnp.concatenate([scalars[:, : out[0]], rest * jnp.concatenate(gates, axis=1)], axis=1)
+
+
+def _split(flat, channels):
+    """Flat features by degree: [atoms, m, channels]."""
+    ends = np.cumsum([(2 * n + 1) * count for n, count in enumerate(channels)])
+    return [
+        x.reshape(len(flat), -1, count) for x, count in zip(jnp.split(flat, ends[:-1], axis=1), channels, strict=True)
+    ]
 
 
 def silu(x: Float[Array, "..."]) -> Float[Array, "..."]:
