@@ -14,11 +14,11 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxmlip.energy.base import AbstractEnergy, cast
-from jaxmlip.energy.envelope import polynomial_envelope
 from jaxmlip.energy.references import species_index
 from jaxmlip.graph import Graph, safe_norm
 from jaxmlip.models.clebsch_gordan import clebsch_gordan
 from jaxmlip.models.harmonics import spherical_harmonics
+from jaxmlip.models.radial import bessel_basis
 
 # The exact value is 0.5964692; e3nn-jax averages over a million quantiles in float32, and the released weights were
 # trained with what that gives (the difference is 4e-5 eV for an atom).
@@ -136,20 +136,11 @@ class _Edges:
         unit = vectors / jnp.where(r > 0, r, jnp.ones_like(r))[None]
         degree = len(config.channels) - 1
         self.harmonics = jnp.stack(spherical_harmonics(unit[0], unit[1], unit[2], degree)).T
-        self.basis = bessel_basis(r.T, config)
+        # Nequix writes 2 / cutoff^2 sin(n pi x) / x [1/Å²] where ours, orthonormal, has sqrt(2) / 2 sin(n pi x) / x.
+        basis = bessel_basis(r, config.cutoff, config.radial_basis, config.envelope_power)
+        self.basis = basis.T * (math.sqrt(8.0) / config.cutoff**2)
         self.senders = graph.senders.T
         self.block = block or block_size(len(graph.numbers))
-
-
-def bessel_basis(r: Float[Array, "*pairs"], config: NequIPConfig) -> Float[Array, "*pairs features"]:
-    r"""$\frac{2}{r_c} \frac{\sin(n \pi r / r_c)}{r}$ times the polynomial envelope, n = 1, 2, ... [1/Å²]."""
-    x = r / config.cutoff
-    n = jnp.arange(1, config.radial_basis + 1).astype(r.dtype) * math.pi
-    n = n.reshape((1,) * r.ndim + (-1,))
-    inside = x > 1e-6
-    safe = jnp.where(inside, x, jnp.full_like(x, 1e-6))[..., None]
-    bessel = jnp.sin(n * safe) / safe * (2.0 / config.cutoff**2)
-    return bessel * polynomial_envelope(x, config.envelope_power)[..., None]
 
 
 def layer_shapes(config: NequIPConfig) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
