@@ -32,8 +32,8 @@ def train(minutes):
         "accurate", data.elements, cutoff=CUTOFF, mean_neighbors=facts.neighbors, energy_scale=facts.force_rms
     )
     settings = TrainSettings(
-        max_minutes=minutes, optimizer="amsgrad", learning_rate=0.01, batch_size=8, ema_decay=0.995, energy_weight=1.0,
-        late_energy_weight=100.0, switch_at=0.7, max_shapes=1, evaluations=1,
+        max_minutes=minutes, optimizer="muon", learning_rate=0.005, batch_size=4, ema_decay=0.995, energy_weight=10.0,
+        late_energy_weight=1000.0, switch_at=0.6, max_shapes=1, evaluations=1,
     )  # fmt: skip
     energy = ACE(config, key=jax.random.PRNGKey(0))
     folder = HERE / "work"
@@ -49,7 +49,7 @@ def train(minutes):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="evaluate the committed parameters")
-    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--minutes", type=float, default=20.0)
     arguments = parser.parse_args()
     results_file = HERE / "results.json"
     if arguments.quick:

@@ -123,7 +123,7 @@ class NequIP(AbstractEnergy):
 
             features, _ = lax.scan(step, features, model.middle)
         features = _round(model.last, *last, edges, species, features, config)
-        energies = features @ model.readout
+        energies = _dot(features, model.readout)
         return config.scale * energies + config.shift + model.atom_energies[species]
 
 
