@@ -145,7 +145,6 @@ def learning(config: DemoConfig) -> TrainSettings:
     return TrainSettings(
         steps=steps,
         max_minutes=minutes,
-        optimizer="amsgrad",
         stress_weight=0.1,
         late_energy_weight=30.0,
         switch_at=0.6,

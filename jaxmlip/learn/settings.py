@@ -24,6 +24,9 @@ class TrainSettings:
     The length is `epochs`, or `steps`, or `max_minutes` of wall-clock time (from the time of the first steps the number
     of steps is set once, so that the learning rate decays as it should); the shortest holds, 200 epochs without any.
 
+    - `optimizer`: muon, adam, amsgrad or adamw. Muon makes the step of each matrix an orthogonal one and leaves other
+      parameters to Adam (Jordan et al. (2024); Liu et al. (2025), arXiv:2502.16982): far fewer steps, see
+      docs/decisions/0006.
     - `learning_rate` is reached after `warmup_steps` and falls along a cosine to `final_rate` times itself.
     - `energy_weight`, `force_weight`, `stress_weight`: see `jaxmlip.learn.loss.Loss`; a weight of zero does not ask for
       the label. From the fraction `switch_at` of the steps on the energy weight is `late_energy_weight`.
@@ -40,8 +43,8 @@ class TrainSettings:
     steps: int | None = None
     max_minutes: float | None = None
     batch_size: int = 4
-    optimizer: str = "adam"
-    learning_rate: float = 0.01
+    optimizer: str = "muon"
+    learning_rate: float = 0.005
     final_rate: float = 0.01
     warmup_steps: int = 50
     weight_decay: float = 0.0

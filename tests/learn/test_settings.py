@@ -39,7 +39,7 @@ def test_labels_follow_from_weights():
         {"dtype": "float16"},
         {"force_weight": -1.0},
         {"energy_weight": 0.0, "late_energy_weight": 0.0, "force_weight": 0.0},
-        {"weight_decay": 0.1},
+        {"weight_decay": 0.1, "optimizer": "adam"},
         {"batch_size": 0},
     ],
 )
