@@ -52,6 +52,7 @@ def parity(report: Report, path: Path) -> None:
         axes.plot(x[::every], y[::every], ".", ms=3, alpha=0.5, mew=0, color="#1f5fa8", rasterized=True)
         rmse = float(np.sqrt(np.mean((x - y) ** 2)))
         axes.set(xlabel=f"label [{unit}]", ylabel=f"prediction [{unit}]", title=f"{name}: RMSE {rmse:.3g} {unit}")
+        axes.locator_params(nbins=5)  # more would write over each other
     _save(figure, path)
 
 
