@@ -45,6 +45,13 @@ def verlet_step(energy: AbstractEnergy, state: State, timestep: Float[Array, ""]
     dt = timestep.astype(state.momenta.dtype)
     momenta = kick(state.momenta, state.forces, 0.5 * dt)
     system = with_positions(state.system, drift(state.system, momenta, dt))
+    return last_kick(energy, state, system, momenta, dt)
+
+
+def last_kick(
+    energy: AbstractEnergy, state: State, system: System, momenta: Float[Array, "atoms 3"], dt: Float[Array, ""]
+) -> State:
+    """The end of a step of `dt`: the forces where the atoms have come to, half a kick by them, and the counter."""
     neighbors, value, forces = refresh(energy, state.neighbors, system)
     return replace(
         state,

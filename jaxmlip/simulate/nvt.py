@@ -9,7 +9,7 @@ from jaxmlip import units
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.observables.thermo import kinetic_energy
 from jaxmlip.simulate.integrator import AbstractIntegrator, check_positive, check_temperature
-from jaxmlip.simulate.nve import drift, kick, refresh, verlet_step
+from jaxmlip.simulate.nve import drift, kick, last_kick, verlet_step
 from jaxmlip.simulate.state import State, replace, with_positions
 from jaxmlip.system import System
 
@@ -75,17 +75,7 @@ def langevin_step(
     system = with_positions(state.system, drift(state.system, momenta, 0.5 * dt))
     momenta, heat = thermalize(momenta, system.masses, temperature, friction * timestep, key)
     system = with_positions(system, drift(system, momenta, 0.5 * dt))
-    neighbors, value, forces = refresh(energy, state.neighbors, system)
-    state = replace(
-        state,
-        system=system,
-        momenta=kick(momenta, forces, 0.5 * dt),
-        energy=value,
-        forces=forces,
-        neighbors=neighbors,
-        step=state.step + 1,
-    )
-    return state, heat
+    return last_kick(energy, state, system, momenta, dt), heat
 
 
 def thermalize(
