@@ -126,6 +126,8 @@ def _value(kind: Any, value: Any, name: str) -> Any:
             return value
         if origin is tuple and isinstance(value, list):
             return tuple(_value(typing.get_args(option)[0], item, name) for item in value)
+        if origin is dict and isinstance(value, Mapping):
+            return {key: _value(typing.get_args(option)[1], item, f"{name}.{key}") for key, item in value.items()}
         if option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
             return float(value)
         if option is Path and isinstance(value, str):
@@ -140,7 +142,12 @@ def _describe(kind: Any) -> str:
         return "one of " + ", ".join(repr(value) for value in typing.get_args(kind))
     names = {str: "a string", int: "an integer", float: "a number", bool: "true or false", Path: "a path (a string)"}
     options = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
-    return " or ".join(names.get(option, "a list") for option in options if option is not type(None))
+    shapes = {tuple: "a list", dict: "a table"}
+    return " or ".join(
+        names.get(option) or shapes.get(typing.get_origin(option), "a list")
+        for option in options
+        if option is not type(None)
+    )
 
 
 def _toml(values: Mapping[str, Any], path: tuple[str, ...]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxmlip.data.dataset import Dataset
-from jaxmlip.elements import SYMBOLS
+from jaxmlip.elements import NUMBERS, SYMBOLS
 from jaxmlip.energy.references import fit_references
 from jaxmlip.errors import UserError
 from jaxmlip.graph.host import neighbor_pairs
@@ -28,7 +28,9 @@ class Statistics:
     elements: tuple[int, ...]
 
 
-def statistics(dataset: Dataset, cutoff: float, *, references: str | Mapping[int, float] = "auto") -> Statistics:
+def statistics(
+    dataset: Dataset, cutoff: float, *, references: str | Mapping[int, float] | Mapping[str, float] = "auto"
+) -> Statistics:
     """Statistics of a training set; neighbors are counted within `cutoff` [Å]."""
     energies, origin, undetermined = find_references(dataset, references)
     residual = [(r.energy - reference_energy(r.numbers, energies)) / len(r) for r in dataset if r.energy is not None]
@@ -45,17 +47,17 @@ def statistics(dataset: Dataset, cutoff: float, *, references: str | Mapping[int
 
 
 def find_references(
-    dataset: Dataset, how: str | Mapping[int, float] = "auto"
+    dataset: Dataset, how: str | Mapping[int, float] | Mapping[str, float] = "auto"
 ) -> tuple[dict[int, float], str, tuple[int, ...]]:
     """Energy of each element [eV], what it came from, and the elements that the data do not determine.
 
     `how` is `isolated` (frames of one atom), `least_squares` (from the total energies), `auto` (isolated atoms where
-    every element has one, else least squares), `none`, or the energies themselves.
+    every element has one, else least squares), `none`, or the energies themselves, by atomic number or symbol.
 
-    **Raises:** `UserError` where an element has no reference, or where the data hold no energies.
+    **Raises:** `UserError` where an element has no reference or is unknown, or where the data hold no energies.
     """
     if not isinstance(how, str):
-        given = {int(n): float(e) for n, e in how.items()}
+        given = {_number(element): float(e) for element, e in how.items()}
         _require_elements(dataset, given, "The reference energies that were given lack")
         return given, "given", ()
     if how not in ("auto", "isolated", "least_squares", "none"):
@@ -72,6 +74,13 @@ def find_references(
     energies, undetermined = fit_references([r.numbers for r in labelled], np.array([r.energy for r in labelled]))
     _require_elements(dataset, energies, "No frame with an energy contains")
     return energies, "least squares", undetermined
+
+
+def _number(element: int | str) -> int:
+    number = NUMBERS.get(element, 0) if isinstance(element, str) else int(element)
+    if not 1 <= number < len(SYMBOLS):
+        raise UserError(f"Reference energies are given by the symbol of an element; {element!r} is none.")
+    return number
 
 
 def reference_energy(numbers: np.ndarray, references: Mapping[int, float]) -> float:

@@ -32,7 +32,8 @@ class TrainSettings:
       the label. From the fraction `switch_at` of the steps on the energy weight is `late_energy_weight`.
     - `clip` bounds the global norm of the gradient; `ema_decay` averages the parameters that are validated and kept.
     - `huber` is where the loss turns linear, in units of the force RMS; `None` is squares.
-    - `references`: auto, isolated, least_squares, none, or see `jaxmlip.data.find_references`.
+    - `references`: auto, isolated, least_squares or none (see `jaxmlip.data.find_references`), or the energy of the
+      free atom of each element [eV], `{"Mo": -4.6}`.
     - `evaluations` is how many times validation data are evaluated; `patience` stops after so many without progress.
     - `missing` is the fraction of frames that may lack a label that is asked for.
     - `max_shapes` bounds the number of compilations of the training step.
@@ -56,7 +57,7 @@ class TrainSettings:
     late_energy_weight: float = 10.0
     switch_at: float = 0.7
     huber: float | None = None
-    references: str = "auto"
+    references: str | dict[str, float] = "auto"
     evaluations: int = 40
     batch_atoms: int = 256
     patience: int | None = None

@@ -220,10 +220,8 @@ class Layer(eqx.Module):
         p = self._square(a, species) if self.config.products else None
         invariants = 0.5 * jnp.concatenate(_invariants(a, p))
         energy = jnp.sum(_of_species(self.linear, species) * invariants, axis=0)
-        x = invariants
-        for weight, bias in zip(self.hidden, self.bias, strict=True):
-            x = jax.nn.silu(weight @ x + _of_species(bias, species))
-        energy = energy + jnp.sum(self.out[:, None] * x, axis=0)
+        energy = energy + self._network(self.hidden[0] @ invariants, species)
+        energy = energy - self._network(jnp.zeros_like(self.hidden[0][:, :1]), species)  # of an isolated atom
         energy = energy + jnp.sum(self.bond[:, None] * _root(self.density @ a[0][0]), axis=0)
         if self.send_scalars is None or self.send_vectors is None or p is None:
             return energy, None
@@ -237,6 +235,15 @@ class Layer(eqx.Module):
         vectors = jnp.stack([jnp.concatenate([a[1][m], p[1][m], 0.5 * cubic[m]]) for m in range(3)], axis=1)
         vectors = jnp.tensordot(self.send_vectors, vectors, axes=1)
         return energy, jnp.concatenate([(self.send_scalars @ invariants)[None], jnp.moveaxis(vectors, 1, 0)])
+
+    def _network(
+        self, x: Float[Array, "hidden #atoms"], species: Float[Array, "features atoms"]
+    ) -> Float[Array, "#atoms"]:
+        """The neural network from its first product on; the biases are those of the element."""
+        x = jax.nn.silu(x + _of_species(self.bias[0], species))
+        for weight, bias in zip(self.hidden[1:], self.bias[1:], strict=True):
+            x = jax.nn.silu(weight @ x + _of_species(bias, species))
+        return jnp.sum(self.out[:, None] * x, axis=0)
 
     def _square(self, a: Features, species: Float[Array, "features atoms"]) -> Features:
         """Every coupling of the features with themselves, weighted for each path, channel and species."""

@@ -19,7 +19,7 @@ from jaxmlip.simulate.nvt import Chain, Heat
 from jaxmlip.simulate.state import State
 from jaxmlip.system import System
 
-_FORMAT = "jaxmlip-state-1"
+_FORMAT = "jaxmlip-state-2"
 _CLASSES = {kind.__name__: kind for kind in (State, System, Neighbors, Plan, Heat, Chain, Barostat)}
 _DIGEST = 64
 

@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxmlip.energy import AbstractEnergy, check_elements
-from jaxmlip.graph.neighbors import allocate, grow, to_graph
+from jaxmlip.graph.neighbors import Neighbors, allocate, grow, to_graph
 from jaxmlip.simulate.state import State, evaluate, thermal_momenta, without_drift
 from jaxmlip.system import System
 
@@ -70,7 +70,7 @@ class AbstractIntegrator(eqx.Module):
         neighbors = allocate(system, energy.cutoff, skin=skin, capacity=capacity)
         while bool(neighbors.failed):  # a `capacity` too small for the first forces
             neighbors = grow(neighbors, system)
-        check_distances(system, np.asarray(to_graph(neighbors, system).lengths()), np.asarray(neighbors.senders))
+        check_distances(system, np.asarray(_lengths(neighbors, system)), np.asarray(neighbors.senders))
         value, forces = eqx.filter_jit(evaluate)(energy, system, neighbors)
         check_finite(value, forces)
         return State(
@@ -81,6 +81,7 @@ class AbstractIntegrator(eqx.Module):
             neighbors=neighbors,
             key=key,
             step=jnp.zeros((), jnp.int32),
+            rest=jnp.zeros_like(system.positions),
             bath=self.bath(system),
         )
 
@@ -91,6 +92,11 @@ class AbstractIntegrator(eqx.Module):
         momenta = thermal_momenta(key, system.masses, target)
         free = self.degrees_of_freedom(system) == 3 * len(system.numbers)
         return momenta if free else without_drift(momenta, system.masses)
+
+
+@eqx.filter_jit
+def _lengths(neighbors: Neighbors, system: System) -> Float[Array, "neighbors atoms"]:
+    return to_graph(neighbors, system).lengths()
 
 
 def check_positive(name: str, unit: str, value: Any) -> None:

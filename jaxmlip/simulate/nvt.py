@@ -9,8 +9,8 @@ from jaxmlip import units
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.observables.thermo import kinetic_energy
 from jaxmlip.simulate.integrator import AbstractIntegrator, check_positive, check_temperature
-from jaxmlip.simulate.nve import drift, kick, last_kick, verlet_step
-from jaxmlip.simulate.state import State, replace, with_positions
+from jaxmlip.simulate.nve import drift, first_kick, last_kick, verlet_step
+from jaxmlip.simulate.state import State, replace
 from jaxmlip.system import System
 
 _TIME = "Å·sqrt(u/eV); enter as `0.5 * units.fs`"
@@ -71,11 +71,10 @@ def langevin_step(
 ) -> tuple[State, Float[Array, ""]]:
     """One BAOAB step with noise from `key`: the state, its own key and bath untouched, and the heat given off [eV]."""
     dt = timestep.astype(state.momenta.dtype)
-    momenta = kick(state.momenta, state.forces, 0.5 * dt)
-    system = with_positions(state.system, drift(state.system, momenta, 0.5 * dt))
-    momenta, heat = thermalize(momenta, system.masses, temperature, friction * timestep, key)
-    system = with_positions(system, drift(system, momenta, 0.5 * dt))
-    return last_kick(energy, state, system, momenta, dt), heat
+    state = drift(first_kick(state, dt), 0.5 * dt)
+    momenta, heat = thermalize(state.momenta, state.system.masses, temperature, friction * timestep, key)
+    state = drift(replace(state, momenta=momenta), 0.5 * dt)
+    return last_kick(energy, state, dt), heat
 
 
 def thermalize(

@@ -19,7 +19,8 @@ class State(eqx.Module):
     """One system in motion: a pytree from which a run continues to the bit.
 
     `energy` [eV] and `forces` [eV/Å] belong to `system`; `momenta` [u·Å/time unit]; `neighbors` is the list in use;
-    `bath` holds the variables of a thermostat or barostat (`None` without).
+    `rest` [Å] is what the positions lack by rounding; `bath` holds the variables of a thermostat or barostat (`None`
+    without).
     """
 
     system: System
@@ -29,6 +30,7 @@ class State(eqx.Module):
     neighbors: Neighbors
     key: PRNGKeyArray
     step: Int[Array, ""]
+    rest: Float[Array, "atoms 3"]
     bath: Any = None
 
 

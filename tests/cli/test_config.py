@@ -24,6 +24,7 @@ class Example:
     output: Path = Path("out")
     steps: int = 10
     names: tuple[str, ...] = ()
+    energies: str | dict[str, float] = "fitted"
     quiet: bool = False
     dynamics: Dynamics = Dynamics()
 
@@ -47,13 +48,15 @@ def test_a_required_value_may_be_given_on_the_command_line_only(capsys):
     ("values", "message"),
     [
         ({"dynamics": {"timestep": 1.0}}, "unknown key `dynamics.timestep`; did you mean `dynamics.timestep_fs`?"),
-        ({"zzz": 1}, "unknown key `zzz`; known are dynamics, model, names, output, quiet, steps."),
+        ({"zzz": 1}, "unknown key `zzz`; known are dynamics, energies, model, names, output, quiet, steps."),
         ({"steps": 1.5}, "`steps` must be an integer; got 1.5"),
         ({"steps": True}, "`steps` must be an integer; got True"),
         ({"dynamics": 3}, "`dynamics` must be a table"),
         ({"dynamics": {"ensemble": "npt"}}, "`dynamics.ensemble` must be one of 'nve', 'nvt'; got 'npt'"),
         ({"dynamics": {"pressure_GPa": "high"}}, "`dynamics.pressure_GPa` must be a number; got 'high'"),
         ({"names": "Si"}, "`names` must be a list; got 'Si'"),
+        ({"energies": {"Si": "low"}}, "`energies.Si` must be a number; got 'low'"),
+        ({"energies": 3}, "`energies` must be a string or a table; got 3"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(values, message):

@@ -39,6 +39,7 @@ def test_isolated_atoms_come_first_where_every_element_has_one():
     assert find_references(data)[:2] == ({14: -5.0, 8: -2.0}, "isolated atoms")
     assert find_references(data, "least_squares")[1] == "least squares"
     assert find_references(data, "none")[0] == {}
+    assert find_references(data, {"Si": -1.0, "O": -2.5})[0] == {14: -1.0, 8: -2.5}
     assert find_references(data[1:])[1] == "least squares"
     with pytest.raises(UserError, match="isolated atom with an energy for Si"):
         find_references(data[1:], "isolated")
@@ -53,6 +54,8 @@ def test_compositions_that_do_not_determine_the_references_are_named():
 def test_references_that_cannot_be_had_are_refused():
     with pytest.raises(UserError, match="lack O"):
         find_references(Dataset([frame([8, 14], 0.0)]), {14: -1.0})
+    with pytest.raises(UserError, match="'Sx' is none"):
+        find_references(Dataset([frame([14, 14], 0.0)]), {"Sx": -1.0})
     with pytest.raises(UserError, match="No frame has an energy"):
         find_references(Dataset([frame([14, 14], None)]))
     with pytest.raises(UserError, match="No frame with an energy contains O"):

@@ -159,3 +159,13 @@ def test_bad_configurations_are_refused(changes, message):
 def test_unknown_preset_is_refused():
     with pytest.raises(ValueError, match="nep, fast, accurate"):
         ACEConfig.preset("huge", [14])
+
+
+def test_an_isolated_atom_has_its_reference_energy_whatever_was_learned():
+    """Else atoms with few neighbors are bound as strongly as the average atom of the data."""
+    model = ACE(ACEConfig.preset("accurate", [8, 14], **SMALL), key=jax.random.PRNGKey(0))
+    model = jax.tree.map(lambda x: x + 0.3 if eqx.is_inexact_array(x) else x, model)
+    np.testing.assert_allclose(energies(model, np.zeros((1, 3)), [14]), 0.0, atol=1e-6)
+    apart = np.array([[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]])
+    np.testing.assert_allclose(energies(model, apart, [8, 14]), 0.0, atol=1e-6)
+    assert np.all(np.abs(energies(model, apart / 6.0, [8, 14])) > 1e-3)

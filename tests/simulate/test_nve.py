@@ -15,6 +15,7 @@ from jaxmlip.energy import energy_forces
 from jaxmlip.graph.neighbors import to_graph
 from jaxmlip.simulate import NVE, run
 from jaxmlip.simulate.state import replace
+from jaxmlip.system import make_system
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +116,15 @@ def test_atoms_on_top_of_each_other_are_refused_by_name(lj, argon):
     with pytest.raises(ValueError, match="Atoms (4 and 7|7 and 4) lie 0 Å apart"):
         clash = eqx.tree_at(lambda s: s.positions, argon, positions)
         NVE(1.0 * units.fs).init(lj, clash, key=jax.random.key(0), temperature=80.0)
+
+
+def test_single_precision_does_not_lose_moves_to_rounding(lj):
+    """Moves of 1e-3 Å at 100 Å: each is rounded by up to 4e-6 Å, all of them always in the same direction."""
+    steps, timestep = 10_000, 0.1
+    system = make_system([[100.0, 0.0, 0.0], [0.0, 50.0, 0.0]], [18, 18], dtype=jnp.float32)
+    momenta = jnp.asarray([[0.0123, 0.0, 0.0], [0.0, 0.0, -0.0077]], jnp.float32) * system.masses[:, None]
+    state = NVE(timestep).init(lj, system, key=jax.random.key(0), momenta=momenta)
+    end, _ = run(NVE(timestep), lj, state, steps=steps, every=steps)
+    velocity = np.asarray(momenta, np.float64) / np.asarray(system.masses, np.float64)[:, None]
+    expected = np.asarray(system.positions, np.float64) + steps * np.float64(np.float32(timestep)) * velocity
+    np.testing.assert_allclose(end.system.positions, expected, rtol=0, atol=8e-6)
