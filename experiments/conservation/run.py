@@ -20,7 +20,7 @@ from jaxmlip.graph.neighbors import to_graph
 from jaxmlip.models import pretrained
 from jaxmlip.observables.statistics import drift
 from jaxmlip.simulate import NVE, Guards, Langevin, State, run
-from jaxmlip.simulate.state import evaluate, replace
+from jaxmlip.simulate.state import evaluate, replace, with_positions
 from jaxmlip.system import System, make_system
 
 HERE = Path(__file__).resolve().parent
@@ -29,7 +29,7 @@ RESULTS = HERE / "results.json"
 
 
 class Energies(eqx.Module):
-    r"""Total energy [eV] and shadow energy of velocity Verlet [eV], both in float64 at the positions as they are.
+    r"""Total energy [eV] and shadow energy of velocity Verlet [eV], both in float64 where the atoms are.
 
     $\tilde H = H + dt^2 (v \cdot U'' v / 12 - \sum_i F_i^2 / 24 m_i)$, conserved up to $dt^4$: its drift is that of
     $H$, its oscillation far smaller. Coefficients checked against the oscillator's exact invariant (`check_shadow`).
@@ -40,7 +40,8 @@ class Energies(eqx.Module):
 
     def __call__(self, state: State):
         wide = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state)
-        system, graph = wide.system, to_graph(wide.neighbors, wide.system)
+        system = with_positions(wide.system, wide.system.positions + wide.rest)
+        graph = to_graph(wide.neighbors, system)
         potential, forces = evaluate(self.energy, system, wide.neighbors)
         mass = system.masses[:, None]
         velocity = wide.momenta / mass

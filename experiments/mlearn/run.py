@@ -95,6 +95,12 @@ def from_scratch(element, preset, train):
     return ACE(config, key=jax.random.PRNGKey(0))
 
 
+def isolated_atom(element):
+    """Energy of the free atom [eV] at the level of the data, as the foundation potential was trained with."""
+    foundation = pretrained.load(FOUNDATION)
+    return float(foundation.atom_energies[foundation.elements.index(NUMBERS[element])])
+
+
 def tuned(path, leaf):
     """All of the foundation potential but its radial networks, which are a third of it and know their distances."""
     return "radial" not in path
@@ -113,8 +119,11 @@ def settings(element, variant, minutes):
         late_energy_weight=LATE_ENERGY_WEIGHT[element], max_shapes=2, evaluations=1,
     )  # fmt: skip
     if variant == "finetuned":
-        return dataclasses.replace(common, learning_rate=3e-3, switch_at=0.5, batch_size=1)
-    return dataclasses.replace(common, learning_rate=5e-3, switch_at=0.6, epochs=EPOCHS[element])
+        return dataclasses.replace(
+            common, learning_rate=3e-3, switch_at=0.7, late_energy_weight=3.0, batch_size=1, max_shapes=3
+        )
+    references = {element: isolated_atom(element)}
+    return dataclasses.replace(common, learning_rate=5e-3, switch_at=0.6, epochs=EPOCHS[element], references=references)
 
 
 def train_one(element, variant, minutes):
