@@ -13,9 +13,9 @@ With two layers, features $h$ (scalars and vectors, linear in $B$ and in $A, P, 
 $S_{c,l_1,lm} = \sum_j R_c^{(l_1)}(r) \, h_{j,c,l_1} \otimes Y_{lm}(u)$, and $A' = U A + \sum_{paths} V (S)$ enters the
 same products again.
 
-The root is how the strength of metallic bonds falls with their number: it serves atoms with fewer neighbors than any in
-the data. The sum over neighbors comes *before* any channel is mixed, which costs a tenth of a radial network on every
-edge.
+The root is how the strength of metallic bonds falls with their number. The MLP is taken relative to its value at B = 0,
+so that an isolated atom has exactly its reference energy. The sum over neighbors comes *before* any channel is mixed,
+which costs a tenth of a radial network on every edge.
 
 **Reference:** Drautz, Phys. Rev. B 99, 014104 (2019), doi:10.1103/PhysRevB.99.014104 (ACE); Bochkarev, Lysogorskiy &
 Drautz, Phys. Rev. X 14, 021036 (2024), doi:10.1103/PhysRevX.14.021036 (graph ACE); Batatia et al., NeurIPS (2022),
