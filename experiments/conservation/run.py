@@ -85,7 +85,7 @@ def cases(quick: bool) -> tuple[dict[str, dict], list[str]]:
             "system": silicon,
             "temperatures": temperatures,
             "timestep_fs": 1.0,
-            "ps": 0.5 if quick else 4.0,
+            "ps": 0.5 if quick else 16.0,
         }
     data = Path(os.environ.get("JAXMLIP_DATA", HERE.parents[2] / "shared" / "data"))
     weights = data / "potentials" / "nequix" / "nequix-mp-1.nqx"
@@ -98,6 +98,8 @@ def cases(quick: bool) -> tuple[dict[str, dict], list[str]]:
             "temperatures": [300.0],
             "timestep_fs": 1.0,
             "ps": 2.0,
+            "samples": 100,
+            "equilibration_ps": 0.5,
         }
     return found, absent
 
@@ -130,7 +132,7 @@ def measure_drift(case: dict, thermal: State, dtype) -> dict[str, float]:
     energy = wide(case["energy"], dtype)
     integrator, state = start_nve(energy, thermal, timestep, dtype)
     steps = int(case["ps"] * units.ps / timestep)
-    every = max(1, steps // 800)
+    every = max(1, steps // case.get("samples", 800))
     watch = Energies(wide(case["energy"], jnp.float64), jnp.asarray(timestep, jnp.float64))
     begin = time.time()
     _, (total, shadow) = run(integrator, energy, state, steps=steps, every=every, observe=watch, guards=Guards())
@@ -197,7 +199,8 @@ def measure(name: str, case: dict, quick: bool) -> dict:
     timestep = case["timestep_fs"] * units.fs
     energy = wide(case["energy"], jnp.float64)
     for temperature in case["temperatures"]:
-        thermal = equilibrated(energy, case["system"], temperature, timestep, 2.0 if quick or name != "lj" else 20.0)
+        ps = case.get("equilibration_ps", 2.0 if quick or name != "lj" else 20.0)
+        thermal = equilibrated(energy, case["system"], temperature, timestep, ps)
         label = f"{temperature:.0f}K"
         for dtype in ("float64", "float32"):
             found = measure_drift(case, thermal, jnp.dtype(dtype))

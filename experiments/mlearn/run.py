@@ -119,9 +119,7 @@ def settings(element, variant, minutes):
         late_energy_weight=LATE_ENERGY_WEIGHT[element], max_shapes=2, evaluations=1,
     )  # fmt: skip
     if variant == "finetuned":
-        return dataclasses.replace(
-            common, learning_rate=3e-3, switch_at=0.7, late_energy_weight=3.0, batch_size=1, max_shapes=3
-        )
+        return dataclasses.replace(common, learning_rate=1e-3, switch_at=0.7, late_energy_weight=3.0, batch_size=1)
     references = {element: isolated_atom(element)}
     return dataclasses.replace(common, learning_rate=5e-3, switch_at=0.6, epochs=EPOCHS[element], references=references)
 
