@@ -149,7 +149,6 @@ def learning(config: DemoConfig) -> TrainSettings:
         late_energy_weight=30.0,
         switch_at=0.6,
         max_shapes=1,
-        references="least_squares",
         missing=1.0,
         seed=config.seed,
     )
