@@ -87,7 +87,7 @@ def dynamics(
             integrator, energy, state, steps=steps, every=EVERY, observe=_Observe(integrator)
         )
     except (SimulationError, ValueError) as error:
-        raise Failure(f"the dynamics failed: {error} Train longer (`--train-minutes`).") from error
+        raise Failure(f"the dynamics failed: {error} Train longer (`--train-steps`).") from error
     freedom = integrator.degrees_of_freedom(system) / atoms
     kinetic = np.asarray(kinetic) / atoms
     trajectory = Trajectory(
@@ -161,7 +161,7 @@ def equilibrium(volume: np.ndarray, energy: np.ndarray) -> tuple[float, float]:
     roots = [r.real for r in fit.deriv().roots if abs(r.imag) < 1e-12 and x.min() <= r.real <= x.max()]
     minima = [r for r in roots if fit.deriv(2)(r) > 0]
     if not minima:
-        raise Failure("the equation of state has no minimum: train longer (`--train-minutes`).")
+        raise Failure("the equation of state has no minimum: train longer (`--train-steps`).")
     best = minima[0]
     v0 = best**-1.5
     return float(v0), float(fit.deriv(2)(best) * (4.0 / 9.0) * v0 ** (-10.0 / 3.0) * v0)
