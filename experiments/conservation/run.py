@@ -79,14 +79,15 @@ def cases(quick: bool) -> tuple[dict[str, dict], list[str]]:
     if fast is None:
         absent.append("experiments/mlearn/params/si_fast.*")
     else:
-        temperatures = [300.0] if quick else [300.0, 1000.0]
         found["si_fast"] = {
             "energy": pretrained.load(fast),
             "system": silicon,
-            "temperatures": temperatures,
+            "temperatures": [300.0],
             "timestep_fs": 1.0,
             "ps": 0.5 if quick else 16.0,
         }
+        if not quick:  # the error of the drift is that of the oscillation, of order dt⁴
+            found["si_fast_hot"] = found["si_fast"] | {"temperatures": [1000.0], "timestep_fs": 0.5, "ps": 8.0}
     data = Path(os.environ.get("JAXMLIP_DATA", HERE.parents[2] / "shared" / "data"))
     weights = data / "potentials" / "nequix" / "nequix-mp-1.nqx"
     if not weights.is_file():
@@ -206,7 +207,7 @@ def measure(name: str, case: dict, quick: bool) -> dict:
             found = measure_drift(case, thermal, jnp.dtype(dtype))
             results[f"{label}_{dtype}"] = found
             print(f"{name} {label} {dtype}: {found}", flush=True)
-        if temperature == case["temperatures"][0] and name != "nequix":
+        if temperature == case["temperatures"][0] and name in ("lj", "si_fast"):
             results["slope"] = measure_slope(case, thermal, quick)
             results["symmetry"] = measure_symmetry(case, thermal)
             print(f"{name}: {results['slope']} {results['symmetry']}", flush=True)
@@ -238,7 +239,7 @@ def summary(results: dict) -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="shorter runs: under a minute on two cores")
-    parser.add_argument("--only", nargs="*", help="systems to run: lj, si_fast, nequix")
+    parser.add_argument("--only", nargs="*", help="systems to run: lj, si_fast, si_fast_hot, nequix")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     check_shadow()
