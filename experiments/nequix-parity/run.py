@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-HERE = Path(__file__).parent
-DATA = Path(os.environ.get("JAXMLIP_DATA", HERE.parents[1] / "shared" / "data")).resolve()
+HERE = Path(__file__).resolve().parent
+DATA = Path(os.environ.get("JAXMLIP_DATA", HERE.parents[2] / "shared" / "data")).resolve()
 FOLDER = DATA / "potentials" / "nequix"
 NAMES = ("nequix-mp-1", "nequix-omat-1", "nequix-oam-1")
 PACKAGES = ["jax==0.10.1", "jaxlib==0.10.1", "equinox", "e3nn-jax", "jraph", "ase", "matscipy", "tqdm", "pyyaml"]
