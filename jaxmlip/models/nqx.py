@@ -8,13 +8,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxmlip.errors import UserError
-from jaxmlip.models.nequip import NequIP, NequIPConfig, layer_shapes, paths
+from jaxmlip.models.nequip import Layer, NequIP, NequIPConfig, layer_shapes, paths
 
 
 def load_nqx(path: str | Path) -> NequIP:
@@ -33,7 +31,6 @@ def load_nqx(path: str | Path) -> NequIP:
             config = _config(header)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is not a nequix checkpoint that can be used: {error}.") from error
-        skeleton = eqx.filter_eval_shape(NequIP, config, key=jax.random.key(0))
 
         def read(*shape: int) -> np.ndarray:
             try:
@@ -50,8 +47,13 @@ def load_nqx(path: str | Path) -> NequIP:
         layers = [_read_layer(read, *shape, config) for shape in layer_shapes(config)]
         readout = read(config.channels[0], 1)[:, 0] / math.sqrt(config.channels[0])
     middle = jax.tree.map(lambda *x: np.stack(x), *layers[1:-1]) if config.layers > 2 else None
-    leaves = jax.tree.leaves((layers[0], middle, layers[-1], readout, atom_energies))
-    return jax.tree.unflatten(jax.tree.structure(skeleton), [jnp.asarray(x) for x in leaves])
+    *layers, readout, atom_energies = jax.device_put((layers[0], middle, layers[-1], readout, atom_energies))
+    first, middle, last = (layer and Layer(*layer) for layer in layers)
+    model = object.__new__(NequIP)  # its own constructor would draw random parameters, for half a second
+    parts = {"first": first, "middle": middle, "last": last, "readout": readout, "atom_energies": atom_energies}
+    for name, value in {**parts, "config": config, "block": None}.items():
+        object.__setattr__(model, name, value)
+    return model
 
 
 def _config(header: dict[str, Any]) -> NequIPConfig:
