@@ -33,7 +33,7 @@ class DemoConfig:
     data: Path | None = None
     """Labelled silicon instead of the data that come with jaxmlip."""
     preset: Literal["nep", "fast", "accurate"] = "fast"
-    train_steps: int = 2500
+    train_steps: int = 5000
     """Steps and not minutes, so that a slow machine gives the same potential."""
     repeat: int = 3
     """The crystal is this many cubic cells of 8 atoms along each axis."""
