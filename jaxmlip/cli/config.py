@@ -140,14 +140,17 @@ def _value(kind: Any, value: Any, name: str) -> Any:
 def _describe(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return "one of " + ", ".join(repr(value) for value in typing.get_args(kind))
-    names = {str: "a string", int: "an integer", float: "a number", bool: "true or false", Path: "a path (a string)"}
+    names = {
+        str: "a string",
+        int: "an integer",
+        float: "a number",
+        bool: "true or false",
+        Path: "a path (a string)",
+        dict: "a table",
+    }
     options = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
-    shapes = {tuple: "a list", dict: "a table"}
-    return " or ".join(
-        names.get(option) or shapes.get(typing.get_origin(option), "a list")
-        for option in options
-        if option is not type(None)
-    )
+    kinds = (typing.get_origin(option) or option for option in options if option is not type(None))
+    return " or ".join(names.get(kind, "a list") for kind in kinds)
 
 
 def _toml(values: Mapping[str, Any], path: tuple[str, ...]) -> str:
