@@ -62,14 +62,15 @@ DIAMOND = FCC + [[x + 0.25 for x in site] for site in FCC]
 
 
 def cases(quick: bool) -> tuple[dict[str, dict], list[str]]:
-    """What can be run here: the energy, the system, temperatures, timestep and lengths; and what is absent."""
+    """What can be run here: the energy, the system, temperature, timestep and lengths; and what is absent."""
     absent: list[str] = []
     argon = LennardJones(epsilon=0.010323, sigma=3.405, cutoff=6.5, onset=0.7)
     found = {
         "lj": {
             "energy": argon,
             "system": lattice(5.4, FCC, 3, 18),
-            "temperatures": [40.0],
+            "temperature": 40.0,
+            "equilibration_ps": 2.0 if quick else 20.0,
             "timestep_fs": 4.0,
             "ps": 20.0 if quick else 200.0,
         }
@@ -82,12 +83,12 @@ def cases(quick: bool) -> tuple[dict[str, dict], list[str]]:
         found["si_fast"] = {
             "energy": pretrained.load(fast),
             "system": silicon,
-            "temperatures": [300.0],
+            "temperature": 300.0,
             "timestep_fs": 1.0,
             "ps": 0.5 if quick else 16.0,
         }
         if not quick:  # the error of the drift is that of the oscillation, of order dt⁴
-            found["si_fast_hot"] = found["si_fast"] | {"temperatures": [1000.0], "timestep_fs": 0.5, "ps": 8.0}
+            found["si_fast_hot"] = found["si_fast"] | {"temperature": 1000.0, "timestep_fs": 0.5, "ps": 8.0}
     data = Path(os.environ.get("JAXMLIP_DATA", HERE.parents[2] / "shared" / "data"))
     weights = data / "potentials" / "nequix" / "nequix-mp-1.nqx"
     if not weights.is_file():
@@ -96,7 +97,7 @@ def cases(quick: bool) -> tuple[dict[str, dict], list[str]]:
         found["nequix"] = {
             "energy": pretrained.load(weights),
             "system": silicon,
-            "temperatures": [300.0],
+            "temperature": 300.0,
             "timestep_fs": 1.0,
             "ps": 2.0,
             "samples": 100,
@@ -199,18 +200,17 @@ def measure(name: str, case: dict, quick: bool) -> dict:
     results: dict = {}
     timestep = case["timestep_fs"] * units.fs
     energy = wide(case["energy"], jnp.float64)
-    for temperature in case["temperatures"]:
-        ps = case.get("equilibration_ps", 2.0 if quick or name != "lj" else 20.0)
-        thermal = equilibrated(energy, case["system"], temperature, timestep, ps)
-        label = f"{temperature:.0f}K"
-        for dtype in ("float64", "float32"):
-            found = measure_drift(case, thermal, jnp.dtype(dtype))
-            results[f"{label}_{dtype}"] = found
-            print(f"{name} {label} {dtype}: {found}", flush=True)
-        if temperature == case["temperatures"][0] and name in ("lj", "si_fast"):
-            results["slope"] = measure_slope(case, thermal, quick)
-            results["symmetry"] = measure_symmetry(case, thermal)
-            print(f"{name}: {results['slope']} {results['symmetry']}", flush=True)
+    temperature = case["temperature"]
+    thermal = equilibrated(energy, case["system"], temperature, timestep, case.get("equilibration_ps", 2.0))
+    label = f"{temperature:.0f}K"
+    for dtype in ("float64", "float32"):
+        found = measure_drift(case, thermal, jnp.dtype(dtype))
+        results[f"{label}_{dtype}"] = found
+        print(f"{name} {label} {dtype}: {found}", flush=True)
+    if name in ("lj", "si_fast"):
+        results["slope"] = measure_slope(case, thermal, quick)
+        results["symmetry"] = measure_symmetry(case, thermal)
+        print(f"{name}: {results['slope']} {results['symmetry']}", flush=True)
     return results
 
 
