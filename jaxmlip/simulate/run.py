@@ -215,9 +215,8 @@ def _advance(
         inner = lax.while_loop(lambda c: healthy(c) & (c.state.step < stop), step, inner)
         whole = healthy(inner) & (inner.state.step % every == 0)
         # An observation may cost more than a step, and most chunks of a slow energy end between two records.
-        observed = lax.cond(
-            whole, watch, lambda _: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape), inner.state
-        )
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
+        observed = lax.cond(whole, lambda s: watch(s), lambda s: nothing, inner.state)
         index = jnp.minimum(carry.count, room - 1)
         buffer = jax.tree.map(lambda b, x: lax.dynamic_update_index_in_dim(b, x, index, 0), carry.buffer, observed)
         return _Result(inner.state, inner.code, inner.previous, carry.count + whole.astype(jnp.int32), buffer)

@@ -249,12 +249,13 @@ def test_an_observation_is_computed_for_records_only(lj, argon):
     """It may cost far more than a step: chunks that end between two records must not pay for it."""
     seen = []
 
-    def watched(state):
+    def note(factor, state):
         jax.debug.callback(lambda step: seen.append(int(step)), state.step)
-        return state.step
+        return factor * state.step
 
     integrator = INTEGRATORS["nve"]
     state = integrator.init(lj, argon, key=jax.random.key(1), temperature=160.0)
+    watched = eqx.Partial(note, jnp.asarray(1, jnp.int32))  # an observation may hold arrays
     _, record = run(integrator, lj, state, steps=50, every=20, observe=watched)  # the first chunk is one step
     jax.effects_barrier()
     assert seen == record.tolist() == [20, 40]
