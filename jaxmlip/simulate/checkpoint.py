@@ -14,13 +14,15 @@ import numpy as np
 
 from jaxmlip.files import write_atomically
 from jaxmlip.graph.neighbors import Neighbors, Plan
+from jaxmlip.simulate.constraints import Constraints
 from jaxmlip.simulate.npt import Barostat
 from jaxmlip.simulate.nvt import Chain, Heat
+from jaxmlip.simulate.observers import Tallies
 from jaxmlip.simulate.state import State
 from jaxmlip.system import System
 
 _FORMAT = "jaxmlip-state-2"
-_CLASSES = {kind.__name__: kind for kind in (State, System, Neighbors, Plan, Heat, Chain, Barostat)}
+_CLASSES = {kind.__name__: kind for kind in (State, System, Constraints, Neighbors, Plan, Heat, Chain, Barostat, Tallies)}
 _DIGEST = 64
 
 
@@ -74,8 +76,10 @@ def _describe(node: Any, arrays: list[np.ndarray]) -> Any:
     if isinstance(node, (jax.Array, np.ndarray, np.generic)):
         arrays.append(np.ascontiguousarray(node).reshape(np.shape(node)))
         return {"array": len(arrays) - 1}
-    if isinstance(node, (tuple, list)):
+    if type(node) in (tuple, list):
         return {type(node).__name__: [_describe(x, arrays) for x in node]}
+    if isinstance(node, dict) and all(isinstance(name, str) for name in node):
+        return {"dict": {name: _describe(x, arrays) for name, x in node.items()}}
     if node is None or isinstance(node, (bool, int, float, str)):
         return node
     raise TypeError(f"A checkpoint cannot hold a {type(node)}.")
@@ -98,5 +102,7 @@ def _rebuild(node: Any, arrays: list[np.ndarray]) -> Any:
             raise ValueError("The checkpoint is in 64 bit: enable it (`jax_enable_x64`) to continue it to the bit.")
         return jnp.asarray(value)
     kind, items = next(iter(node.items()))
+    if kind == "dict":
+        return {name: _rebuild(x, arrays) for name, x in items.items()}
     values = [_rebuild(x, arrays) for x in items]
     return tuple(values) if kind == "tuple" else values

@@ -1,7 +1,7 @@
 """What every integrator is: hyper-parameters, `init` (System -> State) and `step` (State -> State, inside jit)."""
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxmlip.energy import AbstractEnergy, check_elements
 from jaxmlip.graph.neighbors import Neighbors, allocate, grow, to_graph
+from jaxmlip.simulate.constraints import degrees_of_freedom, project
 from jaxmlip.simulate.state import State, evaluate, thermal_momenta, without_drift
 from jaxmlip.system import System
 
@@ -24,6 +25,8 @@ class AbstractIntegrator(eqx.Module):
     """
 
     timestep: eqx.AbstractVar[Array]
+    obeys_constraints: ClassVar[bool] = False
+    """Whether `step` moves atoms by `kick` and `drift` alone, and so keeps to the constraints of a system."""
 
     @abc.abstractmethod
     def step(self, energy: AbstractEnergy, state: State) -> State:
@@ -35,7 +38,7 @@ class AbstractIntegrator(eqx.Module):
 
     @abc.abstractmethod
     def degrees_of_freedom(self, system: System) -> int:
-        """How many degrees of freedom carry kinetic energy: 3N - 3 where the total momentum stays zero, else 3N."""
+        """How many degrees of freedom carry kinetic energy: `constraints.degrees_of_freedom` counts them."""
 
     @abc.abstractmethod
     def bath(self, system: System) -> Any:
@@ -59,14 +62,17 @@ class AbstractIntegrator(eqx.Module):
         """A `State` to start from (host): the neighbor list, the first forces, and momenta where none are given.
 
         Momenta are drawn at `temperature` [K] (default: that of the thermostat); where the dynamics conserve the total
-        momentum it is removed. `skin` [Å] and `capacity` (neighbors an atom) are those of the neighbor list.
+        momentum it is removed. Drawn or given, they are projected on what the constraints of the system allow.
+        `skin` [Å] and `capacity` (neighbors an atom) are those of the neighbor list.
 
         **Raises:** `ValueError` for elements that the energy does not know, atoms on top of each other, an energy or
-        forces that are not finite, momenta that do not fit.
+        forces that are not finite, momenta that do not fit, constraints that these dynamics would break.
         """
         check_elements(energy, np.asarray(system.numbers))
+        self._check_constraints(system)
         key, draw = jax.random.split(key)
         momenta = self._momenta(system, draw, temperature) if momenta is None else _checked(momenta, system)
+        momenta = project(system, momenta)
         neighbors = allocate(system, energy.cutoff, skin=skin, capacity=capacity)
         while bool(neighbors.failed):  # a `capacity` too small for the first forces
             neighbors = grow(neighbors, system)
@@ -89,9 +95,16 @@ class AbstractIntegrator(eqx.Module):
         target = self.start_temperature() if temperature is None else check_temperature(temperature)
         if target is None:
             raise ValueError("Give `temperature` [K] to draw momenta from, or `momenta`; this integrator has neither.")
-        momenta = thermal_momenta(key, system.masses, target)
-        free = self.degrees_of_freedom(system) == 3 * len(system.numbers)
+        momenta = project(system, thermal_momenta(key, system.masses, target))
+        free = self.degrees_of_freedom(system) == degrees_of_freedom(system, conserves_momentum=False)
         return momenta if free else without_drift(momenta, system.masses)
+
+    def _check_constraints(self, system: System) -> None:
+        if system.constraints is not None and not self.obeys_constraints:
+            raise ValueError(
+                f"{type(self).__name__} would break constraints (it moves atoms, or the cell, by other means than forces):"
+                " use NVE, Langevin or NoseHoover, or take them off with `constrain(system)`."
+            )
 
 
 @eqx.filter_jit

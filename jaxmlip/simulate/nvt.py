@@ -1,5 +1,7 @@
 """Constant temperature: Langevin dynamics (BAOAB) and Nosé-Hoover chains."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxmlip import units
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.observables.thermo import kinetic_energy
+from jaxmlip.simulate.constraints import degrees_of_freedom, project
 from jaxmlip.simulate.integrator import AbstractIntegrator, check_positive, check_temperature
 from jaxmlip.simulate.nve import drift, first_kick, last_kick, verlet_step
 from jaxmlip.simulate.state import State, replace
@@ -37,6 +40,7 @@ class Langevin(AbstractIntegrator):
     timestep: Float[Array, ""] = eqx.field(converter=jnp.asarray)
     temperature: Float[Array, ""] = eqx.field(converter=jnp.asarray)
     friction: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    obeys_constraints: ClassVar[bool] = True
 
     def __check_init__(self):
         check_positive("timestep", _TIME, self.timestep)
@@ -52,7 +56,7 @@ class Langevin(AbstractIntegrator):
         return state.energy + kinetic_energy(state.momenta, state.system.masses) + state.bath.heat
 
     def degrees_of_freedom(self, system: System) -> int:
-        return 3 * len(system.numbers)
+        return degrees_of_freedom(system, conserves_momentum=False)
 
     def bath(self, system: System) -> Heat:
         return Heat(jnp.zeros((), system.positions.dtype))
@@ -73,7 +77,10 @@ def langevin_step(
     dt = timestep.astype(state.momenta.dtype)
     state = drift(first_kick(state, dt), 0.5 * dt)
     momenta, heat = thermalize(state.momenta, state.system.masses, temperature, friction * timestep, key)
-    state = drift(replace(state, momenta=momenta), 0.5 * dt)
+    kept = project(state.system, momenta)
+    if state.system.constraints is not None:  # what constraints take from the noise was never given off
+        heat = heat + kinetic_energy(momenta, state.system.masses) - kinetic_energy(kept, state.system.masses)
+    state = drift(replace(state, momenta=kept), 0.5 * dt)
     return last_kick(energy, state, dt), heat
 
 
@@ -120,6 +127,7 @@ class NoseHoover(AbstractIntegrator):
     chain: int = eqx.field(static=True, default=3)
     substeps: int = eqx.field(static=True, default=2)
     order: int = eqx.field(static=True, default=3)
+    obeys_constraints: ClassVar[bool] = True
 
     def __check_init__(self):
         check_positive("timestep", _TIME, self.timestep)
@@ -146,11 +154,11 @@ class NoseHoover(AbstractIntegrator):
         return state.energy + kinetic_energy(state.momenta, state.system.masses) + bath
 
     def degrees_of_freedom(self, system: System) -> int:
-        return 3 * len(system.numbers) - 3
+        return degrees_of_freedom(system, conserves_momentum=True)
 
     def bath(self, system: System) -> Chain:
-        if len(system.numbers) < 2:
-            raise ValueError("One atom has no momentum relative to the center of mass: use `Langevin` for it.")
+        if self.degrees_of_freedom(system) < 1:
+            raise ValueError("Nothing is free to move relative to the center of mass: use `Langevin` for one atom.")
         zero = jnp.zeros(self.chain, system.positions.dtype)
         return Chain(zero, zero)
 

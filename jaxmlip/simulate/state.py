@@ -20,7 +20,7 @@ class State(eqx.Module):
 
     `energy` [eV] and `forces` [eV/Å] belong to `system`; `momenta` [u·Å/time unit]; `neighbors` is the list in use;
     `rest` [Å] is what the positions lack by rounding; `bath` holds the variables of a thermostat or barostat (`None`
-    without).
+    without); `tallies` what observers have gathered (`None` without).
     """
 
     system: System
@@ -32,6 +32,7 @@ class State(eqx.Module):
     step: Int[Array, ""]
     rest: Float[Array, "atoms 3"]
     bath: Any = None
+    tallies: Any = None
 
 
 def replace(state: State, **changes: Any) -> State:
