@@ -1,9 +1,13 @@
 """Simulation: integrators and minimizers as `init`/`step` pairs, and the loop that runs them."""
 
+from jaxmlip.simulate.berendsen import Berendsen as Berendsen
+from jaxmlip.simulate.berendsen import BerendsenNPT as BerendsenNPT
+from jaxmlip.simulate.brownian import Brownian as Brownian
 from jaxmlip.simulate.checkpoint import load_state as load_state
 from jaxmlip.simulate.checkpoint import save_state as save_state
 from jaxmlip.simulate.constraints import Constraints as Constraints
 from jaxmlip.simulate.constraints import constrain as constrain
+from jaxmlip.simulate.csvr import CSVR as CSVR
 from jaxmlip.simulate.errors import Interrupted as Interrupted
 from jaxmlip.simulate.errors import SimulationError as SimulationError
 from jaxmlip.simulate.frames import Frame as Frame
@@ -15,6 +19,7 @@ from jaxmlip.simulate.minimize import minimize as minimize
 from jaxmlip.simulate.minimizers import FIRE as FIRE
 from jaxmlip.simulate.minimizers import LBFGS as LBFGS
 from jaxmlip.simulate.minimizers import AbstractMinimizer as AbstractMinimizer
+from jaxmlip.simulate.mtk import MTK as MTK
 from jaxmlip.simulate.npt import NPT as NPT
 from jaxmlip.simulate.nve import NVE as NVE
 from jaxmlip.simulate.nvt import Langevin as Langevin
@@ -34,5 +39,7 @@ from jaxmlip.simulate.observers import results as results
 from jaxmlip.simulate.respa import Respa as Respa
 from jaxmlip.simulate.respa import Split as Split
 from jaxmlip.simulate.run import run as run
+from jaxmlip.simulate.schedule import AbstractSchedule as AbstractSchedule
+from jaxmlip.simulate.schedule import Ramp as Ramp
 from jaxmlip.simulate.state import State as State
 from jaxmlip.simulate.state import thermal_momenta as thermal_momenta

@@ -14,15 +14,19 @@ import numpy as np
 
 from jaxmlip.files import write_atomically
 from jaxmlip.graph.neighbors import Neighbors, Plan
+from jaxmlip.simulate.berendsen import Press
+from jaxmlip.simulate.chain import Chain
 from jaxmlip.simulate.constraints import Constraints
+from jaxmlip.simulate.mtk import Piston
 from jaxmlip.simulate.npt import Barostat
-from jaxmlip.simulate.nvt import Chain, Heat
+from jaxmlip.simulate.nvt import Heat
 from jaxmlip.simulate.observers import Tallies
 from jaxmlip.simulate.state import State
 from jaxmlip.system import System
 
-_FORMAT = "jaxmlip-state-2"
-_CLASSES = {kind.__name__: kind for kind in (State, System, Constraints, Neighbors, Plan, Heat, Chain, Barostat, Tallies)}
+_FORMAT = "jaxmlip-state-3"
+_BATHS = (Heat, Chain, Barostat, Piston, Press)
+_CLASSES = {kind.__name__: kind for kind in (State, System, Constraints, Neighbors, Plan, Tallies, *_BATHS)}
 _DIGEST = 64
 
 

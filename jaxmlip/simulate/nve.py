@@ -37,7 +37,7 @@ class NVE(AbstractIntegrator):
     def degrees_of_freedom(self, system: System) -> int:
         return degrees_of_freedom(system, conserves_momentum=True)
 
-    def bath(self, system: System) -> None:
+    def bath(self, energy: AbstractEnergy, system: System, neighbors: Neighbors) -> None:
         return None
 
     def start_temperature(self) -> None:

@@ -7,6 +7,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxmlip.energy import AbstractEnergy
+from jaxmlip.graph.neighbors import Neighbors
 from jaxmlip.simulate.constraints import project
 from jaxmlip.simulate.integrator import AbstractIntegrator
 from jaxmlip.simulate.nve import kick
@@ -73,7 +74,7 @@ class Respa(AbstractIntegrator):
         dt = self.timestep.astype(state.momenta.dtype)
         value, fast = evaluate(energy.fast, state.system, state.neighbors)
         momenta = project(state.system, kick(state.momenta, state.forces - fast, 0.5 * dt))
-        state = replace(state, momenta=momenta, energy=value, forces=fast)
+        state = replace(self._inside(state), momenta=momenta, energy=value, forces=fast)
         after = lax.fori_loop(0, self.substeps, lambda _, s: self.inner.step(energy.fast, s), state)
         value, slow = evaluate(energy.slow, after.system, after.neighbors)
         return replace(
@@ -81,17 +82,21 @@ class Respa(AbstractIntegrator):
             momenta=project(after.system, kick(after.momenta, slow, 0.5 * dt)),
             energy=after.energy + value,
             forces=after.forces + slow,
-            step=state.step + 1,
+            step=after.step // self.substeps,
         )
 
     def conserved(self, state: State) -> Float[Array, ""]:
-        return self.inner.conserved(state)
+        return self.inner.conserved(self._inside(state))
 
     def degrees_of_freedom(self, system: System) -> int:
         return self.inner.degrees_of_freedom(system)
 
-    def bath(self, system: System) -> Any:
-        return self.inner.bath(system)
+    def bath(self, energy: AbstractEnergy, system: System, neighbors: Neighbors) -> Any:
+        return self.inner.bath(energy, system, neighbors)
 
     def start_temperature(self) -> Float[Array, ""] | None:
         return self.inner.start_temperature()
+
+    def _inside(self, state: State) -> State:
+        """The state with the steps of `inner` counted, by which schedules know the time."""
+        return replace(state, step=state.step * self.substeps)
