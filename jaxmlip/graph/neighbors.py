@@ -66,6 +66,7 @@ class Neighbors(eqx.Module):
     skin: float = eqx.field(static=True)
     pbc: tuple[bool, bool, bool] = eqx.field(static=True)
     plan: Plan = eqx.field(static=True)
+    held: bool = eqx.field(static=True, default=False)
 
     @property
     def capacity(self) -> int:
@@ -138,14 +139,26 @@ def update(neighbors: Neighbors, system: System) -> Neighbors:
     """The list to use for `system`: as it is while the skin allows, rebuilt where it does not. Call before each use.
 
     Under `jax.vmap` the rebuild is computed at every call (a `cond` becomes a `select`); there, call `rebuild` every
-    few steps and `check` in between.
+    few steps and `hold` the list in between: a list that is held is only checked.
     """
+    if neighbors.held:
+        return check(neighbors, system)
     return lax.cond(skin_used(neighbors, system) > 1.0, rebuild, lambda n, _: n, neighbors, system)
 
 
 def check(neighbors: Neighbors, system: System) -> Neighbors:
     """The same list, with `stale` set where it no longer serves `system`."""
     return dataclasses.replace(neighbors, stale=neighbors.stale | (skin_used(neighbors, system) > 1.0))
+
+
+def hold(neighbors: Neighbors) -> Neighbors:
+    """The same list, which `update` now leaves as it is: where it no longer serves, `stale` is set."""
+    return dataclasses.replace(neighbors, held=True)
+
+
+def release(neighbors: Neighbors) -> Neighbors:
+    """The same list, which `update` may rebuild again."""
+    return dataclasses.replace(neighbors, held=False)
 
 
 def skin_used(neighbors: Neighbors, system: System) -> Float[Array, ""]:

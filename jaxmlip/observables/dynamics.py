@@ -47,7 +47,9 @@ def diffusion_coefficient(
     return jnp.sum(t * msd[start:stop]) / (6.0 * jnp.sum(t * t))
 
 
-def green_kubo(values: Float[np.ndarray, "steps *components"], interval: float) -> Float[np.ndarray, "steps *components"]:
+def green_kubo(
+    values: Float[np.ndarray, "steps *components"], interval: float
+) -> Float[np.ndarray, "steps *components"]:
     r"""Running integral $\int_0^t C(t') dt'$ of a correlation at equal lags, by the trapezoidal rule (host).
 
     Viscosity: $\eta = \frac{V}{k_B T} \int \langle P_{xy}(0) P_{xy}(t) \rangle dt$, averaged over the three shear

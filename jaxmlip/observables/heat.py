@@ -39,7 +39,9 @@ def heat_flux(
     """
     if graph.systems != 1:
         raise ValueError(f"The heat flux is that of one system; this graph has {graph.systems}.")
-    energies, potential = _local(energy, graph, velocities) if images is None else _far(energy, graph, velocities, images)
+    energies, potential = (
+        _local(energy, graph, velocities) if images is None else _far(energy, graph, velocities, images)
+    )
     total = energies + 0.5 * masses * jnp.sum(velocities * velocities, axis=1)
     return jnp.sum(jnp.where(graph.atom_mask, total, jnp.zeros_like(total))[:, None] * velocities, axis=0) + potential
 

@@ -77,7 +77,9 @@ def wave_indices(cell: Any, longest: float) -> np.ndarray:
     """
     cell = np.asarray(cell, np.float64)
     if abs(np.linalg.det(cell)) < 1e-12 or not longest > 0:
-        raise ValueError(f"Waves need a cell that spans space and a positive length; got {cell.tolist()} and {longest}.")
+        raise ValueError(
+            f"Waves need a cell that spans space and a positive length; got {cell.tolist()} and {longest}."
+        )
     most = np.floor(longest * np.linalg.norm(cell, axis=1) / (2.0 * np.pi)).astype(int)
     grid = np.stack(np.meshgrid(*[np.arange(-n, n + 1) for n in most], indexing="ij"), axis=-1).reshape(-1, 3)
     first = (grid[:, 0] > 0) | ((grid[:, 0] == 0) & ((grid[:, 1] > 0) | ((grid[:, 1] == 0) & (grid[:, 2] > 0))))

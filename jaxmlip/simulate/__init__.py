@@ -36,10 +36,14 @@ from jaxmlip.simulate.observers import StructureFactor as StructureFactor
 from jaxmlip.simulate.observers import VelocityAutocorrelation as VelocityAutocorrelation
 from jaxmlip.simulate.observers import pressure_components as pressure_components
 from jaxmlip.simulate.observers import results as results
+from jaxmlip.simulate.replicas import exchange as exchange
+from jaxmlip.simulate.replicas import start_replicas as start_replicas
+from jaxmlip.simulate.replicas import temperature_ladder as temperature_ladder
 from jaxmlip.simulate.respa import Respa as Respa
 from jaxmlip.simulate.respa import Split as Split
 from jaxmlip.simulate.run import run as run
 from jaxmlip.simulate.schedule import AbstractSchedule as AbstractSchedule
 from jaxmlip.simulate.schedule import Ramp as Ramp
+from jaxmlip.simulate.state import Replicas as Replicas
 from jaxmlip.simulate.state import State as State
 from jaxmlip.simulate.state import thermal_momenta as thermal_momenta

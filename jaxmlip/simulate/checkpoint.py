@@ -21,17 +21,17 @@ from jaxmlip.simulate.mtk import Piston
 from jaxmlip.simulate.npt import Barostat
 from jaxmlip.simulate.nvt import Heat
 from jaxmlip.simulate.observers import Tallies
-from jaxmlip.simulate.state import State
+from jaxmlip.simulate.state import Replicas, State
 from jaxmlip.system import System
 
 _FORMAT = "jaxmlip-state-3"
 _BATHS = (Heat, Chain, Barostat, Piston, Press)
-_CLASSES = {kind.__name__: kind for kind in (State, System, Constraints, Neighbors, Plan, Tallies, *_BATHS)}
+_CLASSES = {kind.__name__: kind for kind in (State, Replicas, System, Constraints, Neighbors, Plan, Tallies, *_BATHS)}
 _DIGEST = 64
 
 
-def save_state(path: str | Path, state: State, **metadata: Any) -> Path:
-    """Write a checkpoint; `metadata` is anything JSON can hold. An older file stays intact until the new one is whole.
+def save_state(path: str | Path, state: State | Replicas, **metadata: Any) -> Path:
+    """Write a checkpoint of a state (or of replicas); `metadata` is anything JSON can hold. An older file stays intact until the new one is whole.
 
     **Raises:** `OSError` where the disk refuses (full, read-only); the older checkpoint is still there.
     """
@@ -45,7 +45,7 @@ def save_state(path: str | Path, state: State, **metadata: Any) -> Path:
     return path
 
 
-def load_state(path: str | Path) -> tuple[State, dict[str, Any]]:
+def load_state(path: str | Path) -> tuple[Any, dict[str, Any]]:
     """The state and the metadata of a checkpoint.
 
     **Raises:** `ValueError` where the file is not a whole, unchanged checkpoint of this version.

@@ -66,7 +66,9 @@ def constrain(
     shifts, present = _nearest(system, pairs)
     wanted = present if lengths is None else np.broadcast_to(np.asarray(lengths, np.float64), present.shape)
     if not np.all(wanted > 1e-2) or np.any(np.abs(present - wanted) > 0.2 * wanted):
-        raise ValueError(f"`lengths` must be positive and within 20 % of the present {present[:5]} Å; got {wanted[:5]}.")
+        raise ValueError(
+            f"`lengths` must be positive and within 20 % of the present {present[:5]} Å; got {wanted[:5]}."
+        )
     constraints = Constraints(
         fixed=jnp.asarray(fixed, jnp.int32),
         pairs=jnp.asarray(pairs, jnp.int32),

@@ -71,5 +71,7 @@ class Guards(eqx.Module):
             other = int(np.asarray(state.neighbors.senders)[slot, center])
             found.append(f"atoms {int(center)} and {other} are {lengths.min():.3f} Å apart (limit {self.closest_pair})")
         if code & 16:
-            found.append(f"rigid bonds are off by {float(violation(state.system)):.2g} of their length: shorten the step")
+            found.append(
+                f"rigid bonds are off by {float(violation(state.system)):.2g} of their length: shorten the step"
+            )
         return "; ".join(found)

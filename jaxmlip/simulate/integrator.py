@@ -72,7 +72,7 @@ class AbstractIntegrator(eqx.Module):
         check_elements(energy, np.asarray(system.numbers))
         self._check_constraints(system)
         key, draw = jax.random.split(key)
-        momenta = self._momenta(system, draw, temperature) if momenta is None else _checked(momenta, system)
+        momenta = self.momenta(system, draw, temperature) if momenta is None else _checked(momenta, system)
         momenta = project(system, momenta)
         neighbors = allocate(system, energy.cutoff, skin=skin, capacity=capacity)
         while bool(neighbors.failed):  # a `capacity` too small for the first forces
@@ -92,7 +92,8 @@ class AbstractIntegrator(eqx.Module):
             bath=self.bath(energy, system, neighbors),
         )
 
-    def _momenta(self, system: System, key: PRNGKeyArray, temperature: float | None) -> Float[Array, "atoms 3"]:
+    def momenta(self, system: System, key: PRNGKeyArray, temperature: float | None = None) -> Float[Array, "atoms 3"]:
+        """Momenta to start from, drawn at `temperature` [K] (default: that of the thermostat) within constraints."""
         target = self.start_temperature() if temperature is None else check_temperature(temperature)
         if target is None:
             raise ValueError("Give `temperature` [K] to draw momenta from, or `momenta`; this integrator has neither.")

@@ -170,9 +170,7 @@ class LBFGS(AbstractMinimizer):
             jnp.where(forget, 0.1 * self._bound(steepest), 0.4 * fraction),
             fails,
         )
-        stays = eqx.tree_at(
-            lambda s: (s.memory, s.neighbors, s.stalled), state, (again, there.neighbors, fails >= 24)
-        )
+        stays = eqx.tree_at(lambda s: (s.memory, s.neighbors, s.stalled), state, (again, there.neighbors, fails >= 24))
         return _choose(good, taken, stays)
 
     def _learn(self, before: Descent, after: Descent, memory: Curvature) -> Curvature:

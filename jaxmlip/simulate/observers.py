@@ -72,7 +72,9 @@ def tallies_for(
     return state.tallies
 
 
-def tallied(observers: Mapping[str, AbstractObserver], tallies: Tallies, energy: AbstractEnergy, state: State) -> Tallies:
+def tallied(
+    observers: Mapping[str, AbstractObserver], tallies: Tallies, energy: AbstractEnergy, state: State
+) -> Tallies:
     """Tallies with one more sample."""
     parts = {name: observer.update(tallies.parts[name], energy, state) for name, observer in observers.items()}
     return Tallies(tallies.every, parts)
@@ -214,7 +216,9 @@ class MeanSquaredDisplacement(AbstractObserver):
         x = system.positions
         if self.relative:
             x = x - (jnp.sum(system.masses[:, None] * x, axis=0) / jnp.sum(system.masses))[None, :]
-        return self.lags.add(tally, x, lambda a, b: jnp.sum(jnp.sum((a[None] - b) ** 2, axis=2) * weights[None], axis=1))
+        return self.lags.add(
+            tally, x, lambda a, b: jnp.sum(jnp.sum((a[None] - b) ** 2, axis=2) * weights[None], axis=1)
+        )
 
     def finish(self, tally: dict[str, Array]) -> Correlation:
         return self.lags.finish(tally)

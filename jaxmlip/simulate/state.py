@@ -35,6 +35,20 @@ class State(eqx.Module):
     tallies: Any = None
 
 
+class Replicas(eqx.Module):
+    """Replicas of one system: `states` with a leading axis, and the `rung` of the temperature ladder that each is on.
+
+    `round` counts trials to exchange; of the `attempts` to exchange rungs k and k + 1, `accepted` came about.
+    """
+
+    states: State
+    rung: Int[Array, "replicas"]
+    key: PRNGKeyArray
+    round: Int[Array, ""]
+    attempts: Int[Array, "pairs"]
+    accepted: Int[Array, "pairs"]
+
+
 def replace(state: State, **changes: Any) -> State:
     """The same state with some fields changed."""
     names = tuple(changes)

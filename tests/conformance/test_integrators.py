@@ -8,7 +8,7 @@ import pytest
 
 from jaxmlip import units
 from jaxmlip.energy import LennardJones
-from jaxmlip.simulate import NPT, NVE, Langevin, NoseHoover
+from jaxmlip.simulate import NPT, NVE, Langevin, NoseHoover, Respa, Split, constrain
 from jaxmlip.simulate.state import replace
 from jaxmlip.system import make_system
 
@@ -17,7 +17,7 @@ STEPS = 30
 
 def kinds(*fast):
     """Every integrator; those that add no code of their own run with the slow tests."""
-    every = ("nve", "langevin", "nose-hoover", "isotropic", "anisotropic", "triclinic")
+    every = ("nve", "langevin", "nose-hoover", "isotropic", "anisotropic", "triclinic", "respa", "rigid")
     return [pytest.param(k, marks=() if k in fast else pytest.mark.slow) for k in every]
 
 
@@ -26,7 +26,9 @@ def integrator(kind, scale=1.0):
     dt, friction = 4.0 * units.fs, 0.01 / units.fs
     if kind == "nve":
         return NVE(dt)
-    if kind == "langevin":
+    if kind == "respa":
+        return Respa(Langevin(0.5 * dt, 100.0, friction), 2)
+    if kind in ("langevin", "rigid"):
         return Langevin(dt, 100.0, friction)
     if kind == "nose-hoover":
         return NoseHoover(dt, 100.0, 100.0 * units.fs)
@@ -42,8 +44,9 @@ def argon(scale=1.0, dtype=jnp.float64):
     return make_system(scale * fractions @ cell, [18] * 4, cell=scale * cell, masses=masses, dtype=dtype)
 
 
-def energy(scale=1.0):
-    return LennardJones(epsilon=0.0104, sigma=3.4 * scale, cutoff=5.0 * scale, onset=0.7)
+def energy(kind, scale=1.0):
+    pairs = LennardJones(epsilon=0.0104, sigma=3.4 * scale, cutoff=5.0 * scale, onset=0.7)
+    return Split(pairs, 0.1 * pairs) if kind == "respa" else pairs
 
 
 @eqx.filter_jit
@@ -58,17 +61,20 @@ def advance_all(integrator, energy, states):
 
 
 def start(kind, scale=1.0, seed=0, dtype=jnp.float64):
+    system = argon(scale, dtype)
+    if kind == "rigid":
+        system = constrain(system, fixed=[3], bonds=[[0, 1], [1, 2]])
     return integrator(kind, scale).init(
-        energy(scale), argon(scale, dtype), key=jax.random.key(seed), temperature=100.0, skin=0.3 * scale
+        energy(kind, scale), system, key=jax.random.key(seed), temperature=100.0, skin=0.3 * scale
     )
 
 
-@pytest.mark.parametrize("kind", kinds("langevin", "nose-hoover", "triclinic"))
+@pytest.mark.parametrize("kind", kinds("langevin", "nose-hoover", "triclinic", "rigid"))
 def test_another_unit_of_length_gives_the_same_trajectory(kind):
     """Length times s with energy and time as they are: masses over s², momenta over s, pressure over s³."""
     scale = 0.1
-    one = advance(integrator(kind), energy(), start(kind))
-    other = advance(integrator(kind, scale), energy(scale), start(kind, scale))
+    one = advance(integrator(kind), energy(kind), start(kind))
+    other = advance(integrator(kind, scale), energy(kind, scale), start(kind, scale))
     np.testing.assert_allclose(other.system.positions / scale, one.system.positions, rtol=0, atol=1e-10)
     np.testing.assert_allclose(other.system.cell / scale, one.system.cell, rtol=0, atol=1e-10)
     np.testing.assert_allclose(other.momenta * scale, one.momenta, rtol=0, atol=1e-10)
@@ -80,19 +86,19 @@ def test_replicas_under_vmap_are_the_single_runs(kind):
     singles = [start(kind, seed=seed) for seed in range(3)]
     keys = jax.random.split(jax.random.key(9), 3)
     singles = [replace(s, key=k) for s, k in zip(singles, keys, strict=True)]
-    together = advance_all(integrator(kind), energy(), jax.tree.map(lambda *x: jnp.stack(x), *singles))
+    together = advance_all(integrator(kind), energy(kind), jax.tree.map(lambda *x: jnp.stack(x), *singles))
     for index, single in enumerate(singles):
-        alone = advance(integrator(kind), energy(), single)
+        alone = advance(integrator(kind), energy(kind), single)
         np.testing.assert_allclose(together.system.positions[index], alone.system.positions, rtol=0, atol=1e-12)
         np.testing.assert_allclose(together.system.cell[index], alone.system.cell, rtol=0, atol=1e-12)
         np.testing.assert_allclose(together.momenta[index], alone.momenta, rtol=0, atol=1e-12)
     assert np.abs(np.asarray(together.system.positions[0] - together.system.positions[1])).max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", kinds("nve", "langevin", "nose-hoover", "triclinic"))
+@pytest.mark.parametrize("kind", kinds("nve", "langevin", "nose-hoover", "triclinic", "respa", "rigid"))
 def test_single_precision_stays_single(kind):
     before = start(kind, dtype=jnp.float32)
-    after = jax.eval_shape(lambda s: integrator(kind).step(energy(), s), before)
+    after = jax.eval_shape(lambda s: integrator(kind).step(energy(kind), s), before)
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape
     assert after.momenta.dtype == after.energy.dtype == jnp.float32

@@ -90,7 +90,9 @@ def test_the_structure_factor_is_the_double_sum_and_knows_bragg_peaks():
     q = 2 * np.pi * waves @ np.linalg.inv(cell).T
     assert np.all(np.linalg.norm(q, axis=1) <= 2.5) and np.all(np.diff(np.linalg.norm(q, axis=1)) >= -1e-12)
     direct = np.sum(np.cos(np.einsum("qc,ijc->qij", q, x[:, None] - x[None])), axis=(1, 2)) / 20
-    np.testing.assert_allclose(structure_factor(jnp.asarray(x), jnp.asarray(cell), jnp.asarray(waves)), direct, atol=1e-11)
+    np.testing.assert_allclose(
+        structure_factor(jnp.asarray(x), jnp.asarray(cell), jnp.asarray(waves)), direct, atol=1e-11
+    )
     corners = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]) * 5.0
     peaks = structure_factor(jnp.asarray(corners), 5.0 * jnp.eye(3), jnp.asarray([[1, 1, 1], [1, 0, 0], [2, 0, 0]]))
     np.testing.assert_allclose(peaks, [4.0, 0.0, 4.0], atol=1e-12)

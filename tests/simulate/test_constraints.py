@@ -66,7 +66,9 @@ def scatter(soft, state, timestep_fs, time_fs=400.0):
     """Standard deviation of the total energy over the same stretch of time."""
     integrator = NVE(timestep_fs * units.fs)
     start = integrator.init(soft, state.system, key=jax.random.key(1), momenta=state.momenta)
-    _, (total, _) = run(integrator, soft, start, steps=int(time_fs / timestep_fs), every=1, observe=conserved(integrator))
+    _, (total, _) = run(
+        integrator, soft, start, steps=int(time_fs / timestep_fs), every=1, observe=conserved(integrator)
+    )
     return np.std(total)
 
 
@@ -192,7 +194,9 @@ def test_bonds_to_fixed_atoms_turn_about_them_and_single_precision_holds(soft):
     integrator = NVE(0.5 * units.fs)
     nothing = LennardJones(epsilon=0.0, sigma=0.5, cutoff=1.2)
     state = integrator.init(nothing, system, key=jax.random.key(3), temperature=600.0)
-    end, (total, off) = run(integrator, nothing, state, steps=5000, every=50, observe=conserved(integrator), guards=None)
+    end, (total, off) = run(
+        integrator, nothing, state, steps=5000, every=50, observe=conserved(integrator), guards=None
+    )
     np.testing.assert_array_equal(end.system.positions[0], system.positions[0])
     assert end.system.positions.dtype == jnp.float32
     assert off.max() < 8e-6, "positions of 50 Å are rounded by 2e-6 Å each"

@@ -156,7 +156,9 @@ def test_a_restart_goes_on_with_the_tallies_to_the_bit(lj, argon, tmp_path):
     with pytest.raises(ValueError, match="every 5 steps"):
         run(integrator, lj, loaded, steps=5, every=1, accumulate=observers)
     with pytest.raises(ValueError, match="'vacf' has other sizes"):
-        run(integrator, lj, loaded, steps=5, every=5, accumulate={**observers, "vacf": VelocityAutocorrelation(Lags(8))})
+        run(
+            integrator, lj, loaded, steps=5, every=5, accumulate={**observers, "vacf": VelocityAutocorrelation(Lags(8))}
+        )
 
 
 def test_free_flight_has_exactly_its_displacements(argon):

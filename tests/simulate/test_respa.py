@@ -57,7 +57,9 @@ def test_thermostats_constraints_and_classes_nest(split, argon, lj):
     end, total = run(integrator, energy, state, steps=300, every=1, observe=integrator.conserved)
     assert np.ptp(total) < 2e-3
     np.testing.assert_array_equal(end.system.positions[3], argon.positions[3])
-    assert float(end.energy) == pytest.approx(float(NVE(1.0).init(energy, end.system, key=end.key, temperature=1.0).energy))
+    assert float(end.energy) == pytest.approx(
+        float(NVE(1.0).init(energy, end.system, key=end.key, temperature=1.0).energy)
+    )
     assert np.abs(np.asarray(end.momenta)).max() > 0 and jnp.isfinite(end.bath.heat)
 
 
