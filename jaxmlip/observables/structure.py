@@ -58,8 +58,10 @@ def coordination(counts: Float[Array, "bins"], atoms: int) -> Float[Array, "bins
 def structure_factor(
     positions: Float[Array, "atoms 3"], cell: Float[Array, "3 3"], indices: Int[Array, "waves 3"]
 ) -> Float[Array, "waves"]:
-    r"""$S(q) = \frac{1}{N} |\sum_i e^{i q \cdot r_i}|^2$ at $q = 2 \pi \, n h^{-1}$, `indices` $n$ whole: 1 for an ideal
-    gas on average, $N$ at a Bragg peak. One wave after another, so memory stays that of the atoms."""
+    r"""$S(q) = \frac{1}{N} |\sum_i e^{i q \cdot r_i}|^2$ at $q = 2 \pi \, n h^{-1}$, `indices` $n$ whole.
+
+    1 on average for an ideal gas, $N$ at a Bragg peak. One wave after another, so memory stays that of the atoms.
+    """
     rows, _ = reciprocal(cell)
     fractions = product(positions, rows.T)
 

@@ -31,7 +31,9 @@ _DIGEST = 64
 
 
 def save_state(path: str | Path, state: State | Replicas, **metadata: Any) -> Path:
-    """Write a checkpoint of a state (or of replicas); `metadata` is anything JSON can hold. An older file stays intact until the new one is whole.
+    """Write a checkpoint of a state (or of replicas); `metadata` is anything JSON can hold.
+
+    An older file stays intact until the new one is whole.
 
     **Raises:** `OSError` where the disk refuses (full, read-only); the older checkpoint is still there.
     """

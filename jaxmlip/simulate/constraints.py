@@ -1,4 +1,4 @@
-"""Constraints: fixed atoms, rigid bonds, a center of mass at rest; they belong to a system and act in every dynamics."""
+"""Constraints of a system, obeyed by its dynamics: fixed atoms, rigid bonds, a center of mass at rest."""
 
 import dataclasses
 from typing import Any
@@ -97,7 +97,7 @@ def degrees_of_freedom(system: System, *, conserves_momentum: bool) -> int:
 
 
 def project(system: System, momenta: Float[Array, "atoms 3"]) -> Float[Array, "atoms 3"]:
-    r"""The nearest momenta, in the metric of the kinetic energy, that the constraints allow: $\nabla\sigma \cdot v = 0$.
+    r"""The nearest momenta, in the metric of the kinetic energy, that constraints allow: $\nabla\sigma \cdot v = 0$.
 
     Thermal momenta stay thermal, in fewer degrees of freedom.
     """
@@ -218,7 +218,7 @@ def _indices(fixed: Any, atoms: int) -> np.ndarray:
     wrong_mask = given.dtype == bool and given.shape != (atoms,)
     if wrong_mask or (len(found) and (found[0] < 0 or found[-1] >= atoms)) or len(found) == atoms:
         raise ValueError(
-            f"`fixed` must be indices 0 to {atoms - 1}, or a mask of {atoms} flags, and leave an atom free; got {fixed}."
+            f"`fixed` must be indices 0 to {atoms - 1}, or a mask of {atoms} flags, and leave an atom free; got {given}."
         )
     return found
 

@@ -104,8 +104,8 @@ class AbstractIntegrator(eqx.Module):
     def _check_constraints(self, system: System) -> None:
         if system.constraints is not None and not self.obeys_constraints:
             raise ValueError(
-                f"{type(self).__name__} would break constraints (it moves atoms, or the cell, by other means than forces):"
-                " use NVE, Langevin or NoseHoover, or take them off with `constrain(system)`."
+                f"{type(self).__name__} would break constraints (it moves atoms or the cell by more than forces): "
+                "use NVE, Langevin, NoseHoover or CSVR, or take them off with `constrain(system)`."
             )
 
 

@@ -50,9 +50,8 @@ def minimize(
 
     Stops where the largest force falls below `fmax` [eV/Å] (and, with the cell, every component of the stress lies
     within `smax` [eV/Å³] of minus the pressure), or after `steps`; `converged` says which. The cell does not turn: its
-    deformation stays symmetric. `method` is `FIRE()`, which finds a way down from anywhere, or `LBFGS()`, which takes a
-    third of the steps where the start is not far off. The neighbor list is enlarged where it must be, and what ran short
-    of it repeated.
+    deformation stays symmetric. `method` is `FIRE()`, which finds a way down from anywhere, or `LBFGS()`, which takes
+    fewer steps where the start is not far off. The neighbor list is enlarged where it must be.
 
     **Raises:** `ValueError` for tolerances that are not positive, a cell that is not periodic in all directions, or
     elements that the energy does not know; `SimulationError` where the energy becomes not finite.

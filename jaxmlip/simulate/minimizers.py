@@ -17,9 +17,9 @@ from jaxmlip.system import System
 class Descent(eqx.Module):
     """Where a relaxation stands.
 
-    Coordinates are positions in the undeformed cell and, where the cell relaxes, its deformation times a length; `force`
-    is minus the gradient of the enthalpy `value` [eV] by them. `steps` counts evaluations; `stalled` says that no step,
-    however small, leads farther down.
+    Coordinates are positions in the undeformed cell and, where the cell relaxes, its deformation times a length;
+    `force` is minus the gradient of the enthalpy `value` [eV] by them. `steps` counts evaluations; `stalled` says that
+    no step, however small, leads farther down.
     """
 
     reference: System
@@ -120,9 +120,9 @@ class Curvature(eqx.Module):
 class LBFGS(AbstractMinimizer):
     r"""Limited-memory quasi-Newton steps, each accepted only where the energy falls.
 
-    `memory` pairs of moves and gradients make the direction; the first is the force over `stiffness` [eV/Å²]. A step is
-    bounded by `max_step` [Å] for any atom, and shortened (one evaluation each time) until the energy lies
-    $10^{-4}$ of the slope below; where rounding hides that, the slope must not grow. Should that not come, the memory is
+    `memory` pairs of moves and gradients make the direction; the first is the force over `stiffness` [eV/Å²]. A step
+    is bounded by `max_step` [Å] for any atom, and shortened (one evaluation each time) until the energy lies $10^{-4}$
+    of the slope below; where rounding hides that, the slope must not grow. Should that not come, the memory is
     forgotten; should steepest descent fail too, the relaxation has `stalled`.
 
     Not optax's: its two-loop recursion does not run under strict promotion of types, and takes directions of negative

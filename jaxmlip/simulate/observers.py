@@ -61,8 +61,8 @@ def tallies_for(
     carried, wanted = sorted(state.tallies.parts), sorted(observers or ())
     if carried != wanted or int(state.tallies.every) != every:
         raise ValueError(
-            f"The state carries tallies of {carried}, every {int(state.tallies.every)} steps; this run has {wanted}, every "
-            f"{every}. Give the same, or drop the tallies: `dataclasses.replace(state, tallies=None)`."
+            f"The state carries tallies of {carried}, every {int(state.tallies.every)} steps; this run has {wanted}, "
+            f"every {every}. Give the same, or drop the tallies: `dataclasses.replace(state, tallies=None)`."
         )
     for name, observer in (observers or {}).items():
         fresh = eqx.filter_eval_shape(observer.init, energy, state)
@@ -225,7 +225,7 @@ class MeanSquaredDisplacement(AbstractObserver):
 
 
 class VelocityAutocorrelation(AbstractObserver):
-    r"""$\langle v_i(t_0) \cdot v_i(t_0 + t) \rangle$ over atoms (of one element, where `number` is given) and origins."""
+    r"""$\langle v_i(t_0) \cdot v_i(t_0 + t) \rangle$ over atoms (of one element, if `number` is given) and origins."""
 
     lags: Lags = Lags()
     number: int | None = eqx.field(static=True, default=None)

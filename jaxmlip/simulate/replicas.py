@@ -115,8 +115,8 @@ def exchange(
     r"""`rounds` times `steps` steps of all replicas at once (`vmap`), then a trial to swap neighbors on the ladder.
 
     Even and odd pairs take turns; a swap of the temperatures of two replicas is accepted with probability
-    $\min(1, e^{(\beta_i - \beta_j)(E_i - E_j)})$, their momenta then scaled by $\sqrt{T'/T}$. Returns the replicas, from
-    which another call goes on to the bit, and the record of `observe(state)` at the end of each round before the swap,
+    $\min(1, e^{(\beta_i - \beta_j)(E_i - E_j)})$, their momenta then scaled by $\sqrt{T'/T}$. Returns the replicas,
+    from which another call goes on to the bit, and the record of `observe(state)` at the end of each round before the swap,
     with leading axes of rounds and of temperatures: row `k` is always at `temperatures[k]`. `replicas.accepted /
     replicas.attempts` is the acceptance of each pair.
 
@@ -152,7 +152,7 @@ def exchange(
             raise _error(f"a neighbor list failed again after {_RETRIES} enlargements", replicas, chunks, checkpoint)
         if bool(jnp.any(result.codes)):
             worst = int(jnp.argmax(result.codes))
-            state = jax.tree.map(lambda x: x[worst], result.replicas.states)
+            state = jax.tree.map(lambda x, k=worst: x[k], result.replicas.states)
             cause = guards.reasons(integrator, state, float(result.previous[worst]), int(result.codes[worst]))
             raise _error(f"replica {worst}: {cause}", replicas, chunks, checkpoint, int(state.step))
         chunks.append(jax.tree.map(lambda x, n=todo: np.asarray(x[:n]), result.buffer))

@@ -34,8 +34,9 @@ class Split(AbstractEnergy):
 
 
 class Respa(AbstractIntegrator):
-    r"""Reversible multiple time steps (r-RESPA): `substeps` steps of `inner` under the fast energy, between two kicks of
-    half the large step by the slow one.
+    r"""Reversible multiple time steps (r-RESPA).
+
+    `substeps` steps of `inner` under the fast energy stand between two kicks of half the large step by the slow one.
 
     The energy is a `Split`; `inner` any integrator that moves atoms by forces alone (`NVE`, `Langevin`, `NoseHoover`),
     with the small time step; `timestep` is the large one. More than two classes nest:
@@ -56,7 +57,7 @@ class Respa(AbstractIntegrator):
             raise ValueError(f"`substeps` must be at least 1; got {self.substeps}.")
         if not self.inner.obeys_constraints:
             raise ValueError(
-                f"`inner` must move atoms by forces alone, as NVE, Langevin and NoseHoover; {type(self.inner).__name__} "
+                f"`inner` must move atoms by forces alone, as NVE, Langevin, NoseHoover; {type(self.inner).__name__} "
                 "does not, or would see the pressure of the fast energy only."
             )
 

@@ -12,8 +12,8 @@ from test_run import assert_same
 from jaxmlip import units
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.simulate import (
-    NVE,
     CSVR,
+    NVE,
     Guards,
     Langevin,
     Ramp,
