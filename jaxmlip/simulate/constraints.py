@@ -218,7 +218,7 @@ def _indices(fixed: Any, atoms: int) -> np.ndarray:
     wrong_mask = given.dtype == bool and given.shape != (atoms,)
     if wrong_mask or (len(found) and (found[0] < 0 or found[-1] >= atoms)) or len(found) == atoms:
         raise ValueError(
-            f"`fixed` must be indices 0 to {atoms - 1}, or a mask of {atoms} flags, and leave an atom free; got {given}."
+            f"`fixed` must be indices 0 to {atoms - 1}, or a mask of {atoms} flags, not all of them; got {given}."
         )
     return found
 

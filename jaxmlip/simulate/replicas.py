@@ -116,9 +116,9 @@ def exchange(
 
     Even and odd pairs take turns; a swap of the temperatures of two replicas is accepted with probability
     $\min(1, e^{(\beta_i - \beta_j)(E_i - E_j)})$, their momenta then scaled by $\sqrt{T'/T}$. Returns the replicas,
-    from which another call goes on to the bit, and the record of `observe(state)` at the end of each round before the swap,
-    with leading axes of rounds and of temperatures: row `k` is always at `temperatures[k]`. `replicas.accepted /
-    replicas.attempts` is the acceptance of each pair.
+    from which another call goes on to the bit, and the record of `observe(state)` at the end of each round before the
+    swap, with leading axes of rounds and of temperatures: entry `k` is always at `temperatures[k]`. The
+    acceptance of each pair is `replicas.accepted / replicas.attempts`.
 
     Neighbor lists are rebuilt every `rebuild_every` steps and only checked in between (a rebuild that is sometimes due
     would be computed always under `vmap`). A list that overflowed or whose skin was crossed is enlarged and its chunk

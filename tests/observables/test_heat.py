@@ -83,11 +83,11 @@ def test_twice_the_cell_has_twice_the_flux():
     images = images_within(system.cell, system.pbc, 2 * 3.0)
     one = heat_flux(Messages(), batch(system, 3.0), v, system.masses, images=images)
     double = make_system(
-        np.concatenate([system.positions, system.positions + system.cell[0]]),
+        np.concatenate([system.positions, np.asarray(system.positions) + np.asarray(system.cell)[0]]),
         [18] * 24,
         cell=np.asarray(system.cell) * np.array([[2.0], [1.0], [1.0]]),
         masses=np.tile(system.masses, 2),
     )
     two = heat_flux(Messages(), batch(double, 3.0), jnp.tile(v, (2, 1)), double.masses, images=(1, 1, 2))
-    assert images == (1, 1, 2) or images == (2, 1, 2)
+    assert images[1:] == (1, 2)
     np.testing.assert_allclose(two, 2 * one, rtol=1e-10)
