@@ -25,20 +25,14 @@ DIAMOND = np.concatenate([FCC, FCC + 0.25])
 ROCKSALT = np.concatenate([FCC, FCC + [0.5, 0.0, 0.0]])
 SHEAR = np.array([[1.02, 0.0, 0.0], [0.21, 0.97, 0.0], [-0.13, 0.17, 1.01]])  # lower triangular, as LAMMPS wants it
 
-# name: (pair style and coefficients, files, sites, lattice constant [Å], elements of the sites, repeats, noise [Å])
+SETFL = ("eam/alloy", "* * {file} {elements}")
+
+# name: (pair style and coefficients, files, sites, lattice constant [Å], elements of the types, repeats)
 CASES = {
-    "eam alloy Cu": ("eam/alloy", "* * {file} {elements}", ["Cu_mishin1.eam.alloy"], FCC, 3.615, ["Cu"], 2),
-    "eam alloy Al Cu": ("eam/alloy", "* * {file} {elements}", ["AlCu.eam.alloy"], FCC, 3.9, ["Al", "Cu"], 2),
-    "eam alloy Ni Al H": (
-        "eam/alloy",
-        "* * {file} {elements}",
-        ["NiAlH_jea.eam.alloy"],
-        FCC,
-        3.7,
-        ["Al", "H", "Ni"],
-        2,
-    ),
-    "eam alloy Ta": ("eam/alloy", "* * {file} {elements}", ["CuTa.eam.alloy"], BCC, 3.3, ["Cu", "Ta"], 3),
+    "eam alloy Cu": (*SETFL, ["Cu_mishin1.eam.alloy"], FCC, 3.615, ["Cu"], 2),
+    "eam alloy Al Cu": (*SETFL, ["AlCu.eam.alloy"], FCC, 3.9, ["Al", "Cu"], 2),
+    "eam alloy Ni Al H": (*SETFL, ["NiAlH_jea.eam.alloy"], FCC, 3.7, ["Al", "H", "Ni"], 2),
+    "eam alloy Ta": (*SETFL, ["CuTa.eam.alloy"], BCC, 3.3, ["Cu", "Ta"], 3),
     "eam fs Cu Zr": ("eam/fs", "* * {file} {elements}", ["CuZr_mm.eam.fs"], FCC, 4.0, ["Cu", "Zr"], 2),
     "eam fs Fe P": ("eam/fs", "* * {file} {elements}", ["FeP_mm.eam.fs"], BCC, 2.9, ["P", "Fe"], 3),
     "eam fs Ni Al H": ("eam/fs", "* * {file} {elements}", ["NiAlH_jea.eam.fs"], FCC, 3.7, ["H", "Al", "Ni"], 2),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import equinox as eqx
@@ -12,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmlip.energy.base import AbstractEnergy, parameter
 from jaxmlip.energy.lammps_files import Elements, Table, read_funcfl, read_setfl
-from jaxmlip.energy.references import species_index
+from jaxmlip.energy.references import reject_strangers, species_index
 from jaxmlip.graph import Graph
 
 
@@ -93,7 +92,7 @@ class EAM(AbstractEnergy):
         low, high = jnp.minimum(other, center[None, :]), jnp.maximum(other, center[None, :])
         pair = _cubic(self.pair, high * (high + 1) // 2 + low, knot, p) / r
         pair = graph.sum_edges(jnp.where(inside, pair, jnp.zeros_like(r)))
-        return self._embed(rho, center) + 0.5 * pair
+        return reject_strangers(self._embed(rho, center) + 0.5 * pair, graph, self.elements or ())
 
     def _embed(self, rho: Float[Array, "atoms"], center: Int[Array, "atoms"]) -> Float[Array, "atoms"]:
         x = rho / self.density_step

@@ -1,4 +1,4 @@
-"""Parameter files of LAMMPS (units `metal`), read with the line of every mistake: triplets (sw, tersoff), tables (EAM)."""
+"""Parameter files of LAMMPS (units `metal`): triplets (sw, tersoff) and tables (EAM); mistakes are named by line."""
 
 from __future__ import annotations
 
@@ -279,7 +279,8 @@ def _lagrange(values: np.ndarray, step: float, at: np.ndarray) -> np.ndarray:
         -0.5 * p * (p + 1.0) * (p - 2.0),
         p * (p * p - 1.0) / 6.0,
     )
-    return sum(weight * values[k + offset] for offset, weight in zip((-1, 0, 1, 2), weights, strict=True))
+    near = np.stack([values[k + offset] for offset in (-1, 0, 1, 2)])
+    return np.sum(np.stack(weights) * near, axis=0)
 
 
 def _shape(fields: Sequence[str]) -> str:

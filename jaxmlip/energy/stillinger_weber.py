@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmlip.energy.base import AbstractEnergy, parameter
 from jaxmlip.energy.lammps_files import Elements, read_triplets, refuse
-from jaxmlip.energy.references import species_index
+from jaxmlip.energy.references import reject_strangers, species_index
 from jaxmlip.graph import Graph
 from jaxmlip.graph.graph import safe_norm
 
@@ -44,6 +44,7 @@ class StillingerWeber(AbstractEnergy):
     poles: Nested = eqx.field(static=True)  # r_c = a sigma [Å]
     cutoffs: Nested = eqx.field(static=True)  # [Å]; below the poles where the file has a `tol`
     powers: tuple[Nested, Nested] = eqx.field(static=True)  # p, q
+    cutoff: float = eqx.field(static=True)
     elements: tuple[int, ...] | None = eqx.field(static=True)
 
     @classmethod
@@ -62,6 +63,7 @@ class StillingerWeber(AbstractEnergy):
             refuse(found, own & (value[name] == 0), f"`{name}` above 0")
         pair = {name: np.einsum("ijj->ij", x) for name, x in value.items()}
         pole = pair["a"] * pair["sigma"]
+        cutoffs = pole - _tail(pair)
         return cls(
             depth=pair["A"] * pair["epsilon"],
             core=pair["B"],
@@ -70,14 +72,11 @@ class StillingerWeber(AbstractEnergy):
             stiffness=value["lambda"] * value["epsilon"],
             cosine=value["costheta0"],
             poles=_nested(pole),
-            cutoffs=_nested(pole - _tail(pair)),
+            cutoffs=_nested(cutoffs),
             powers=(_nested(pair["p"]), _nested(pair["q"])),
+            cutoff=float(cutoffs.max()),
             elements=found.numbers,
         )
-
-    @property
-    def cutoff(self) -> float:
-        return max(map(max, self.cutoffs))
 
     def __call__(self, graph: Graph) -> Float[Array, "atoms"]:
         vectors = graph.vectors()
@@ -98,9 +97,9 @@ class StillingerWeber(AbstractEnergy):
         pair = of_pair(self.depth) * (of_pair(self.core) * p - q) * fade
         weight = jnp.where(inside, jnp.exp(of_pair(self.screening) / gap), jnp.zeros_like(r))
         unit = vectors / jnp.where(r > 0, r, jnp.ones_like(r))[None]
-        return 0.5 * (
-            graph.sum_edges(jnp.where(inside, pair, jnp.zeros_like(r))) + self._angles(weight, unit, center, other)
-        )
+        pairs = graph.sum_edges(jnp.where(inside, pair, jnp.zeros_like(r)))
+        energies = 0.5 * (pairs + self._angles(weight, unit, center, other))
+        return reject_strangers(energies, graph, self.elements or ())
 
     def _angles(
         self,

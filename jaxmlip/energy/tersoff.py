@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmlip.energy.base import AbstractEnergy, parameter
 from jaxmlip.energy.lammps_files import Elements, read_triplets, refuse
-from jaxmlip.energy.references import species_index
+from jaxmlip.energy.references import reject_strangers, species_index
 from jaxmlip.graph import Graph
 from jaxmlip.graph.compact import WORD, select_bits
 from jaxmlip.graph.graph import safe_norm
@@ -55,6 +55,7 @@ class Tersoff(AbstractEnergy):
     cubic: Nested = eqx.field(static=True)  # 1.0 where m is 3, 0.0 where it is 1
     starts: Nested = eqx.field(static=True)  # R - D [Å]
     ends: Nested = eqx.field(static=True)  # R + D [Å]
+    cutoff: float = eqx.field(static=True)
     elements: tuple[int, ...] | None = eqx.field(static=True)
 
     @classmethod
@@ -91,12 +92,9 @@ class Tersoff(AbstractEnergy):
             cubic=_nested(value["m"] == 3),
             starts=_nested(value["R"] - value["D"]),
             ends=_nested(value["R"] + value["D"]),
+            cutoff=float((value["R"] + value["D"]).max()),
             elements=found.numbers,
         )
-
-    @property
-    def cutoff(self) -> float:
-        return max(max(map(max, rows)) for rows in self.ends)
 
     def __call__(self, graph: Graph) -> Float[Array, "atoms"]:
         graph = _nearest_first(graph, self.cutoff)
@@ -117,7 +115,8 @@ class Tersoff(AbstractEnergy):
             nothing = lambda _: jnp.zeros_like(energy)  # noqa: E731
             return energy + lax.cond(jnp.any(bonds.mask), of_block, nothing, bonds), None
 
-        return lax.scan(step, jnp.zeros_like(r[0]), blocks)[0]
+        energies = lax.scan(step, jnp.zeros_like(r[0]), blocks)[0]
+        return reject_strangers(energies, graph, self.elements or ())
 
     def _coordination(
         self, bonds: _Edges, others: _Edges, center: Int[Array, "atoms"]
