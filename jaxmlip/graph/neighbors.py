@@ -221,7 +221,7 @@ def grow(neighbors: Neighbors, system: System, factor: float = 1.5, *, kept: Nei
         margin = plan.margin * factor if shrunk else plan.margin
         plan = _plan(system, neighbors.cutoff + skin, plan.method, margin)
     plan = dataclasses.replace(plan, slots=max(slots, plan.slots))
-    return dataclasses.replace(_make(system, neighbors.cutoff, skin, capacity, plan), held=neighbors.held)
+    return _make(system, neighbors.cutoff, skin, capacity, plan, neighbors.held)
 
 
 def to_graph(neighbors: Neighbors, system: System) -> Graph:
@@ -245,13 +245,15 @@ def _framed(neighbors: Neighbors, system: System) -> Float[Array, "3 3"]:
     return jnp.where(jnp.asarray(neighbors.pbc)[:, None], system.cell, neighbors.reference_cell)
 
 
-def _make(system: System, cutoff: float, skin: float, capacity: int, plan: Plan) -> Neighbors:
+def _make(system: System, cutoff: float, skin: float, capacity: int, plan: Plan, held: bool = False) -> Neighbors:
     """Compile and fill a list."""
-    return _filled(system, jnp.asarray(_frame(system)), cutoff, skin, capacity, plan)
+    return _filled(system, jnp.asarray(_frame(system)), cutoff, skin, capacity, plan, held)
 
 
 @eqx.filter_jit
-def _filled(system: System, frame: Array, cutoff: float, skin: float, capacity: int, plan: Plan) -> Neighbors:
+def _filled(
+    system: System, frame: Array, cutoff: float, skin: float, capacity: int, plan: Plan, held: bool
+) -> Neighbors:
     def fill(system, frame):
         atoms = system.numbers.shape[0]
         blank = Neighbors(
@@ -269,6 +271,7 @@ def _filled(system: System, frame: Array, cutoff: float, skin: float, capacity: 
             skin=skin,
             pbc=system.pbc,
             plan=plan,
+            held=held,
         )
         return rebuild(blank, system)
 

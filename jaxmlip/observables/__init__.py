@@ -4,6 +4,7 @@ from jaxmlip.observables.dynamics import diffusion_coefficient as diffusion_coef
 from jaxmlip.observables.dynamics import green_kubo as green_kubo
 from jaxmlip.observables.dynamics import mean_squared_displacement as mean_squared_displacement
 from jaxmlip.observables.dynamics import velocity_autocorrelation as velocity_autocorrelation
+from jaxmlip.observables.heat import check_local as check_local
 from jaxmlip.observables.heat import heat_flux as heat_flux
 from jaxmlip.observables.heat import images_within as images_within
 from jaxmlip.observables.statistics import Estimate as Estimate

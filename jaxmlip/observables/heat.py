@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxmlip.energy import AbstractEnergy
@@ -29,9 +30,10 @@ def heat_flux(
     pair potential this is the usual $\frac{1}{2} \sum_{i<j} r_{ij} \, F_{ij} \cdot (v_i + v_j)$.
 
     `images=None` is for energies whose $U_i$ depends on the neighbors of $i$ within the cutoff alone (pair and
-    many-body potentials, ACE): one backward pass through the edges. Message passing sees farther: there give `images`
-    (`images_within`: cells on either side), and the formula is evaluated on the cell amid its images, at the cost of
-    their atoms. Long-range (reciprocal-space) parts are in neither.
+    many-body potentials, ACE): one backward pass. Message passing sees farther: there give `images` (`images_within`:
+    cells on either side), and the formula is evaluated on the cell amid its images, at the cost of their atoms. Parts
+    that look at positions (long-range sums, bonds by index) are in neither: the result is NaN. `check_local` refuses
+    what the short way would get wrong.
 
     **Reference:** Hardy, Phys. Rev. 132, 168 (1963), doi:10.1103/PhysRev.132.168; Fan et al., Phys. Rev. B 92, 094301
     (2015), doi:10.1103/PhysRevB.92.094301; Langer, Knoop, Carbogno, Scheffler & Rupp, Phys. Rev. B 108, L100302
@@ -57,27 +59,66 @@ def images_within(cell: Any, pbc: tuple[bool, bool, bool], reach: float) -> tupl
     return counts[0], counts[1], counts[2]
 
 
-class _Edges(Graph):
-    """A graph whose edges have their vectors given, so that an energy can be differentiated by them."""
+def check_local(energy: AbstractEnergy, graph: Graph) -> None:
+    """Refuse an energy for which `heat_flux` without `images` would be wrong (host).
 
-    given: Float[Array, "3 neighbors atoms"]
+    **Raises:** `ValueError` where the energy of an atom depends on more than the vectors to its own neighbors.
+    """
+    dtype = graph.positions.dtype
+    probe = jnp.asarray(np.random.default_rng(0).uniform(1.0, 2.0, (4, *graph.numbers.shape)), dtype)
+    slopes, elsewhere, _ = _tilted(energy, graph, probe[:3].T, jnp.ones_like(probe[3]))
+    weighted, _, _ = _tilted(energy, graph, probe[:3].T, probe[3])
+    off = float(jnp.max(jnp.abs(weighted - probe[3] * slopes)))
+    if float(jnp.max(jnp.abs(elsewhere))) > 0.0:
+        raise ValueError(
+            "The heat flux of an energy that looks at positions, and not at neighbors only (external fields, bonds by "
+            "index, reciprocal space), is not known here: leave that part out."
+        )
+    if off > 1e-3 * float(jnp.max(jnp.abs(slopes))):
+        raise ValueError(
+            "The energy of an atom depends on neighbors of its neighbors (message passing): give `images`, as "
+            "`images_within(cell, pbc, layers * cutoff)`."
+        )
+
+
+class _Tilted(Graph):
+    r"""A graph with its vectors moved to $d_{ij} + (\epsilon_i \cdot d_{ij}) v_j$, and no derivative by positions.
+
+    Energies that sort their edges anew keep it, as they keep the graph.
+    """
+
+    velocities: Float[Array, "3 atoms"]
+    tilt: Float[Array, "3 atoms"]
 
     def vectors(self) -> Float[Array, "3 neighbors atoms"]:
-        return self.given
+        vectors = lax.stop_gradient(Graph.vectors(self))
+        along = jnp.sum(self.tilt[:, None, :] * vectors, axis=0)
+        return vectors + jnp.where(self.edge_mask, along, jnp.zeros_like(along))[None] * self.gather(self.velocities)
+
+
+def _tilted(energy: AbstractEnergy, graph: Graph, velocities: Array, weights: Array) -> tuple[Array, Array, Array]:
+    """Derivatives of a weighted sum of energies by the tilt of each atom and by positions, and the energies.
+
+    Those by positions are zero where everything goes by the vectors.
+    """
+    fields = {name: getattr(graph, name) for name in Graph.__dataclass_fields__}
+
+    def total(tilt, positions):
+        tilted = _Tilted(**fields, velocities=velocities.T, tilt=tilt).with_positions(positions)
+        energies = energy(tilted).astype(positions.dtype)
+        return graph.sum_atoms(weights * energies)[0], energies
+
+    zero = jnp.zeros_like(graph.positions).T
+    (slopes, elsewhere), energies = jax.grad(total, argnums=(0, 1), has_aux=True)(zero, graph.positions)
+    return slopes, elsewhere, energies
 
 
 def _local(energy: AbstractEnergy, graph: Graph, velocities: Array) -> tuple[Array, Array]:
-    r"""Energies of the atoms, and $-\sum_{ij} d_{ij} \, \frac{\partial U_i}{\partial d_{ij}} \cdot v_j$."""
-    vectors = graph.vectors()
-
-    def total(given):
-        fields = {name: getattr(graph, name) for name in Graph.__dataclass_fields__}
-        energies = energy(_Edges(**fields, given=given)).astype(given.dtype)
-        return graph.sum_atoms(energies)[0], energies
-
-    slopes, energies = jax.grad(total, has_aux=True)(vectors)
-    work = jnp.sum(slopes * graph.gather(velocities.T), axis=0)
-    return energies, -jnp.sum(graph.sum_edges(vectors * work[None]), axis=1)
+    r"""Energies of the atoms, and $-\sum_{ij} d_{ij} \, \frac{\partial U_i}{\partial d_{ij}} \cdot v_j$; NaN where
+    energies depend on positions by other ways."""
+    slopes, elsewhere, energies = _tilted(energy, graph, velocities, jnp.ones_like(velocities[:, 0]))
+    known = jnp.all(elsewhere == 0.0)
+    return energies, jnp.where(known, -jnp.sum(slopes, axis=1), jnp.nan)
 
 
 def _far(energy: AbstractEnergy, graph: Graph, velocities: Array, images: tuple[int, int, int]) -> tuple[Array, Array]:

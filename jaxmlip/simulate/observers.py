@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxmlip.energy import AbstractEnergy, energy_forces_virial
 from jaxmlip.graph.neighbors import to_graph
-from jaxmlip.observables.heat import heat_flux
+from jaxmlip.observables.heat import check_local, heat_flux
 from jaxmlip.observables.structure import pair_counts, radial_distribution, structure_factor
 from jaxmlip.observables.thermo import pressure_tensor
 from jaxmlip.simulate.state import State
@@ -187,6 +188,8 @@ class Autocorrelation(AbstractObserver):
     lags: Lags = Lags()
 
     def init(self, energy: AbstractEnergy, state: State) -> dict[str, Any]:
+        if isinstance(self.quantity, HeatFlux) and self.quantity.images is None and not isinstance(state.step, Tracer):
+            check_local(energy, to_graph(state.neighbors, state.system))
         sample = eqx.filter_eval_shape(self.quantity, energy, state)
         return {"mean": Mean(self.quantity).init(energy, state), "lags": self.lags.start(sample, sample)}
 

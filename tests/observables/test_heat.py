@@ -8,7 +8,7 @@ import pytest
 
 from jaxmlip.energy import AbstractEnergy, LennardJones
 from jaxmlip.graph import batch
-from jaxmlip.observables import heat_flux, images_within
+from jaxmlip.observables import check_local, heat_flux, images_within
 from jaxmlip.system import make_system
 
 
@@ -76,6 +76,27 @@ def test_in_free_space_it_is_the_motion_of_the_center_of_energy(energy):
     local = heat_flux(energy, graph, v, system.masses)
     agrees = np.allclose(local, expected, rtol=1e-7)
     assert agrees == (not isinstance(energy, Messages)), "the short formula must fail for messages, and only there"
+    if agrees:
+        return check_local(energy, graph)
+    with pytest.raises(ValueError, match="message passing"):
+        check_local(energy, graph)
+
+
+class Field(AbstractEnergy):
+    """An external field."""
+
+    cutoff: float = eqx.field(static=True, default=3.0)
+    elements: tuple[int, ...] | None = eqx.field(static=True, default=None)
+
+    def __call__(self, graph):
+        return graph.positions[:, 0] ** 2
+
+
+def test_what_looks_at_positions_has_no_flux_here():
+    system, v = crowd(pbc=False)
+    with pytest.raises(ValueError, match="looks at positions"):
+        check_local(Field(), batch(system, 3.0))
+    assert np.all(np.isnan(heat_flux(Field(), batch(system, 3.0), v, system.masses)))
 
 
 def test_twice_the_cell_has_twice_the_flux():

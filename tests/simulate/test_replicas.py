@@ -62,15 +62,16 @@ def test_both_valleys_are_visited_as_boltzmann_says_where_plain_dynamics_are_tra
     _, x = run(integrator, energy, plain, steps=40_000, every=50, observe=where)
     assert np.all(x < 0), "plain dynamics must be trapped for the test to mean anything"
     replicas = start_replicas(integrator, energy, ATOM, temperatures=LADDER, key=jax.random.key(1))
-    replicas, _ = exchange(integrator, energy, replicas, temperatures=LADDER, rounds=200, steps=25)
-    replicas, x = exchange(integrator, energy, replicas, temperatures=LADDER, rounds=4000, steps=25, observe=where)
+    options = dict(temperatures=LADDER, steps=25, observe=where, guards=None)
+    replicas, _ = exchange(integrator, energy, replicas, rounds=200, **options)
+    replicas, x = exchange(integrator, energy, replicas, rounds=3000, **options)
     right = (x > 0).reshape(20, -1, len(LADDER)).mean(axis=1)
     error = right.std(axis=0, ddof=1) / np.sqrt(20)
     exact = np.array([energy.right(T) for T in LADDER])
-    assert np.all(error < 0.03), error
+    assert np.all(error < 0.04), error
     assert np.all(np.abs(right.mean(axis=0) - exact) < 3.5 * error), (right.mean(axis=0), exact, error)
     rate = np.asarray(replicas.accepted) / np.asarray(replicas.attempts)
-    assert np.all(rate > 0.2) and np.all(np.asarray(replicas.attempts) == 2100)
+    assert np.all(rate > 0.2) and np.all(np.asarray(replicas.attempts) == 1600)
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
