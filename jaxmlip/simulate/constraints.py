@@ -227,13 +227,17 @@ def _nearest(system: System, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """Lattice shifts to the nearest image of the second atom of each bond, and the distances [Å]."""
     positions, cell = np.asarray(system.positions, np.float64), np.asarray(system.cell, np.float64)
     vectors = positions[pairs[:, 1]] - positions[pairs[:, 0]]
-    shifts = np.zeros((len(pairs), 3), np.int64)
     flags = np.asarray(system.pbc)
-    if flags.any() and len(pairs):
-        fractions = vectors @ np.linalg.pinv(cell[flags])
-        shifts[:, flags] = -np.round(fractions).astype(np.int64)
-    vectors = vectors + shifts @ cell
-    return shifts, np.linalg.norm(vectors, axis=1)
+    if not flags.any() or not len(pairs):
+        return np.zeros((len(pairs), 3), np.int64), np.linalg.norm(vectors, axis=1)
+    shifts = np.zeros((len(pairs), 3), np.int64)
+    shifts[:, flags] = -np.round(vectors @ np.linalg.pinv(cell[flags])).astype(np.int64)
+    around = np.stack(np.meshgrid(*[(-1, 0, 1) if flag else (0,) for flag in flags], indexing="ij"), axis=-1)
+    candidates = shifts[:, None] + around.reshape(1, -1, 3)
+    lengths = np.linalg.norm(vectors[:, None] + candidates @ cell, axis=2)
+    best = lengths.argmin(axis=1)
+    each = np.arange(len(pairs))
+    return candidates[each, best], lengths[each, best]
 
 
 def _clusters(pairs: np.ndarray, atoms: int) -> np.ndarray:
