@@ -166,6 +166,7 @@ def _unfolded(graph: Graph, images: tuple[int, int, int]) -> tuple[Graph, int]:
         numbers=jnp.tile(graph.numbers, count),
         cell=graph.cell,
         charge=graph.charge,
+        pbc=jnp.zeros_like(graph.pbc),
         system_index=jnp.zeros(count * atoms, graph.system_index.dtype),
         senders=flat(senders),
         shifts=jnp.zeros((3, graph.senders.shape[0], count * atoms), graph.shifts.dtype),
