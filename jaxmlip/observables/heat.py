@@ -68,7 +68,7 @@ def check_local(energy: AbstractEnergy, graph: Graph) -> None:
     probe = jnp.asarray(np.random.default_rng(0).uniform(1.0, 2.0, (4, *graph.numbers.shape)), dtype)
     slopes, elsewhere, _ = _tilted(energy, graph, probe[:3].T, jnp.ones_like(probe[3]))
     weighted, _, _ = _tilted(energy, graph, probe[:3].T, probe[3])
-    off = float(jnp.max(jnp.abs(weighted - probe[3] * slopes)))
+    off = float(jnp.max(jnp.abs(weighted - probe[3][None] * slopes)))
     if float(jnp.max(jnp.abs(elsewhere))) > 0.0:
         raise ValueError(
             "The heat flux of an energy that looks at positions, and not at neighbors only (external fields, bonds by "

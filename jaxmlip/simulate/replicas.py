@@ -172,10 +172,11 @@ class _Watch(eqx.Module):
     observe: Callable | None
 
     def __call__(self, replicas: Replicas) -> PyTree:
-        if self.observe is None:
+        observe = self.observe
+        if observe is None:
             return None
         ordered = jax.tree.map(lambda x: x[jnp.argsort(replicas.rung)], replicas.states)
-        return jax.vmap(lambda s: jax.tree.map(jnp.asarray, self.observe(s)))(ordered)
+        return jax.vmap(lambda s: jax.tree.map(jnp.asarray, observe(s)))(ordered)
 
 
 class _Result(eqx.Module):
