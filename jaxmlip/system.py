@@ -19,7 +19,8 @@ class System(eqx.Module):
     """Atoms in a cell. Positions are Cartesian and unwrapped; the rows of `cell` are the lattice vectors [Å].
 
     `numbers` are atomic numbers (0 is padding). `masses` [u] default to the standard atomic weights. A direction that
-    is not periodic may have a zero row in `cell`. `charge` is the total charge [e].
+    is not periodic may have a zero row in `cell`. `charge` is the total charge [e]. `constraints` come from
+    `jaxmlip.simulate.constrain`; only dynamics and relaxation obey them.
     """
 
     positions: Float[Array, "atoms 3"]
@@ -28,6 +29,7 @@ class System(eqx.Module):
     masses: Float[Array, "atoms"]
     charge: Float[Array, ""]
     pbc: tuple[bool, bool, bool] = eqx.field(static=True)
+    constraints: Any = None
 
     def volume(self) -> Float[Array, ""]:
         """Volume of the cell [Å³]; zero where the cell does not span space."""

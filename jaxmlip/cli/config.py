@@ -134,7 +134,14 @@ def _value(kind: Any, value: Any, name: str) -> Any:
             return Path(value)
         if option in (str, int, bool) and type(value) is option:
             return value
-    raise UserError(f"`{name}` must be {_describe(kind)}; got {value!r}")
+    raise UserError(f"`{name}` must be {_describe(kind)}; got {value!r}{_nearest(kind, value)}")
+
+
+def _nearest(kind: Any, value: Any) -> str:
+    """`; did you mean X?` where one of a choice of words is near."""
+    words = [word for word in typing.get_args(kind) if isinstance(word, str)]
+    near = difflib.get_close_matches(value, words, 1, 0.5) if isinstance(value, str) else []
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _describe(kind: Any) -> str:

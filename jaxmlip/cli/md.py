@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -20,11 +22,17 @@ from jaxmlip.cli.structures import blame, read_model, read_system
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.errors import UserError
 from jaxmlip.simulate import (
+    CSVR,
+    MTK,
     NPT,
     NVE,
     AbstractIntegrator,
+    Berendsen,
+    BerendsenNPT,
+    Brownian,
     Langevin,
     NoseHoover,
+    Ramp,
     SimulationError,
     State,
     load_state,
@@ -33,37 +41,79 @@ from jaxmlip.simulate import (
 )
 
 CHECKPOINT = "state.checkpoint"
+BAROSTATS = ("npt", "mtk", "berendsen-npt")
 
 
 @dataclasses.dataclass(frozen=True)
 class Dynamics:
     """Ensemble and equations of motion."""
 
-    ensemble: Literal["nve", "langevin", "nose-hoover", "npt"] = "langevin"
-    """langevin and nose-hoover hold the temperature; npt the pressure too."""
+    ensemble: Literal[
+        "nve", "langevin", "nose-hoover", "csvr", "brownian", "npt", "mtk", "berendsen", "berendsen-npt"
+    ] = "langevin"
+    """langevin, nose-hoover, csvr and brownian hold the temperature; npt and mtk the pressure too."""
     steps: int = 10_000
     """Steps of the whole run, those before a restart included."""
     timestep_fs: float = 1.0
     temperature_K: float = 300.0
     """Temperature of the thermostat; with nve, of the first velocities."""
+    temperature_end_K: float | None = None
+    """Where given, the temperature goes there at an even rate within `ramp_ps`."""
     friction_per_ps: float = 5.0
-    """For langevin and npt."""
+    """For langevin, npt and brownian (which wants far more)."""
     thermostat_period_fs: float = 100.0
-    """For nose-hoover."""
+    """For nose-hoover, csvr, mtk and berendsen."""
     pressure_GPa: float = 0.0
-    """For npt."""
+    """For npt, mtk and berendsen-npt."""
+    pressure_end_GPa: float | None = None
+    """Where given, the pressure goes there at an even rate within `ramp_ps`."""
     barostat_period_fs: float = 1000.0
-    """For npt."""
+    """For npt, mtk and berendsen-npt."""
+    compressibility_per_GPa: float = 0.02
+    """For npt and berendsen-npt: a guess, which sets the speed of the cell together with `barostat_period_fs`."""
     cell: Literal["isotropic", "anisotropic", "triclinic"] = "isotropic"
-    """For npt: what of the cell may change."""
+    """For npt, mtk and berendsen-npt: what of the cell may change."""
+    ramp_ps: float | None = None
+    """How long temperature and pressure take to their `_end_` values, from step 0 on; constant afterwards."""
 
     def check(self) -> None:
         require_number(self.timestep_fs, "dynamics.timestep_fs", above=0.0, most=100.0)
         require_number(self.temperature_K, "dynamics.temperature_K", least=0.0, most=1e5)
-        for name in ("friction_per_ps", "thermostat_period_fs", "barostat_period_fs"):
+        for name in ("friction_per_ps", "thermostat_period_fs", "barostat_period_fs", "compressibility_per_GPa"):
             require_number(getattr(self, name), f"dynamics.{name}", above=0.0)
         require_number(self.pressure_GPa, "dynamics.pressure_GPa")
         require(self.steps >= 1, "dynamics.steps", "must be at least 1", self.steps)
+        self.check_ramps()
+
+    def check_ramps(self) -> None:
+        """Refuse a ramp without length, a length without ramp, and ramps of what the ensemble does not hold."""
+        if self.temperature_end_K is not None:
+            require_number(self.temperature_end_K, "dynamics.temperature_end_K", least=0.0, most=1e5)
+            rule = "needs a thermostat: `dynamics.ensemble` is nve"
+            require(self.ensemble != "nve", "dynamics.temperature_end_K", rule, self.temperature_end_K)
+        if self.pressure_end_GPa is not None:
+            require_number(self.pressure_end_GPa, "dynamics.pressure_end_GPa")
+            rule = f"needs a barostat (npt, mtk): `dynamics.ensemble` is {self.ensemble}"
+            require(self.ensemble in BAROSTATS, "dynamics.pressure_end_GPa", rule, self.pressure_end_GPa)
+        ramps = self.temperature_end_K is not None or self.pressure_end_GPa is not None
+        if self.ramp_ps is not None:
+            require_number(self.ramp_ps, "dynamics.ramp_ps", above=0.0)
+            rule = "needs `dynamics.temperature_end_K` or `dynamics.pressure_end_GPa`"
+            require(ramps, "dynamics.ramp_ps", rule, self.ramp_ps)
+        require(not ramps or self.ramp_ps is not None, "dynamics.ramp_ps", "must be given for a ramp [ps]", None)
+
+    def temperature(self) -> float | Ramp:
+        """The temperature of the thermostat [K]."""
+        if self.temperature_end_K is None or self.ramp_ps is None:
+            return self.temperature_K
+        return Ramp(self.temperature_K, self.temperature_end_K, self.ramp_ps * units.ps)
+
+    def pressure(self) -> float | Ramp:
+        """The pressure of the barostat [eV/Å³]."""
+        start = self.pressure_GPa * units.GPa
+        if self.pressure_end_GPa is None or self.ramp_ps is None:
+            return start
+        return Ramp(start, self.pressure_end_GPa * units.GPa, self.ramp_ps * units.ps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +162,11 @@ def main(argv: Sequence[str]) -> int:
     config.check()
     energy = read_model(config.model)
     with settings.locked(config.output):
-        integrator = make_integrator(config.dynamics)
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always", UserWarning)
+            integrator = make_integrator(config.dynamics)
+        for warning in heard:
+            print(f"jaxmlip md: warning: {warning.message}", file=sys.stderr)
         state = resumed(config) if config.resume else started(config, energy, integrator)
         outputs = Outputs(
             config.output,
@@ -124,17 +178,30 @@ def main(argv: Sequence[str]) -> int:
 
 def make_integrator(dynamics: Dynamics) -> AbstractIntegrator:
     """The integrator of a configuration."""
-    dt, temperature = dynamics.timestep_fs * units.fs, dynamics.temperature_K
-    friction = dynamics.friction_per_ps / units.ps
+    dt, temperature, pressure = dynamics.timestep_fs * units.fs, dynamics.temperature(), dynamics.pressure()
+    friction, shape = dynamics.friction_per_ps / units.ps, dynamics.cell
+    bath, cell = dynamics.thermostat_period_fs * units.fs, dynamics.barostat_period_fs * units.fs
+    compressibility = dynamics.compressibility_per_GPa / units.GPa
     with blame("[dynamics]"):
-        if dynamics.ensemble == "nve":
-            return NVE(dt)
-        if dynamics.ensemble == "nose-hoover":
-            return NoseHoover(dt, temperature, dynamics.thermostat_period_fs * units.fs)
-        if dynamics.ensemble == "langevin":
-            return Langevin(dt, temperature, friction)
-        pressure, period = dynamics.pressure_GPa * units.GPa, dynamics.barostat_period_fs * units.fs
-        return NPT(dt, temperature, friction, pressure, period, shape=dynamics.cell)
+        match dynamics.ensemble:
+            case "nve":
+                return NVE(dt)
+            case "langevin":
+                return Langevin(dt, temperature, friction)
+            case "nose-hoover":
+                return NoseHoover(dt, temperature, bath)
+            case "csvr":
+                return CSVR(dt, temperature, bath)
+            case "brownian":
+                return Brownian(dt, temperature, friction)
+            case "npt":
+                return NPT(dt, temperature, friction, pressure, cell, compressibility, shape)
+            case "mtk":
+                return MTK(dt, temperature, bath, pressure, cell, shape)
+            case "berendsen":
+                return Berendsen(dt, temperature, bath)
+            case "berendsen-npt":
+                return BerendsenNPT(dt, temperature, bath, pressure, cell, compressibility, shape)
 
 
 def started(config: MDConfig, energy: AbstractEnergy, integrator: AbstractIntegrator) -> State:

@@ -6,6 +6,7 @@ import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import ase.io
 import numpy as np
@@ -17,8 +18,10 @@ from jaxmlip.cli.config import parse, require, require_number
 from jaxmlip.cli.errors import Failure
 from jaxmlip.cli.structures import blame, read_model, read_system
 from jaxmlip.io import to_ase
-from jaxmlip.simulate import SimulationError
+from jaxmlip.simulate import FIRE, LBFGS, SimulationError
 from jaxmlip.simulate.minimize import Relaxation, minimize
+
+METHODS = {"fire": FIRE(), "lbfgs": LBFGS()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,8 @@ class RelaxConfig:
     """Largest force at the end."""
     smax_GPa: float = 1e-3
     """Largest deviation of the stress from the pressure at the end, with `cell`."""
+    method: Literal["fire", "lbfgs"] = "fire"
+    """lbfgs takes fewer steps where the start is not far off."""
     steps: int = 5000
 
     def check(self) -> None:
@@ -67,6 +72,7 @@ def main(argv: Sequence[str]) -> int:
                 steps=config.steps,
                 cell=config.cell,
                 pressure=config.pressure_GPa * units.GPa,
+                method=METHODS[config.method],
             )
     except SimulationError as error:
         raise Failure(str(error)) from error

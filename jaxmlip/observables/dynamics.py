@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -44,6 +45,20 @@ def diffusion_coefficient(
     t = jnp.arange(start, stop).astype(msd.dtype) * interval
     t = t - jnp.mean(t)
     return jnp.sum(t * msd[start:stop]) / (6.0 * jnp.sum(t * t))
+
+
+def green_kubo(
+    values: Float[np.ndarray, "steps *components"], interval: float
+) -> Float[np.ndarray, "steps *components"]:
+    r"""Running integral $\int_0^t C(t') dt'$ of a correlation at equal lags, by the trapezoidal rule (host).
+
+    Viscosity: $\eta = \frac{V}{k_B T} \int \langle P_{xy}(0) P_{xy}(t) \rangle dt$, averaged over the three shear
+    components; thermal conductivity: $\kappa = \frac{1}{3 V k_B T^2} \int \langle J(0) \cdot J(t) \rangle dt$.
+    `interval` is the time between lags.
+    """
+    values = np.asarray(values, np.float64)
+    steps = 0.5 * (values[1:] + values[:-1]) * interval
+    return np.concatenate([np.zeros_like(values[:1]), np.cumsum(steps, axis=0)])
 
 
 def _autocorrelation(x: Float[Array, "steps atoms 3"]) -> Float[Array, "steps atoms"]:

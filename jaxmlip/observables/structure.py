@@ -1,12 +1,17 @@
-"""Structure: pair distances counted into the radial distribution function."""
+"""Structure: pair distances counted into the radial distribution function, and the structure factor."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jax.scipy.special import erf
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxmlip.graph import Graph
+from jaxmlip.graph.lattice import product, reciprocal
 
 
 def pair_counts(graph: Graph, edges: Float[Array, "edges"]) -> Float[Array, "bins"]:
@@ -48,3 +53,39 @@ def radial_distribution(
 def coordination(counts: Float[Array, "bins"], atoms: int) -> Float[Array, "bins"]:
     """Neighbors of an atom, on average, up to the end of each bin."""
     return jnp.cumsum(counts) / atoms
+
+
+def structure_factor(
+    positions: Float[Array, "atoms 3"], cell: Float[Array, "3 3"], indices: Int[Array, "waves 3"]
+) -> Float[Array, "waves"]:
+    r"""$S(q) = \frac{1}{N} |\sum_i e^{i q \cdot r_i}|^2$ at $q = 2 \pi \, n h^{-1}$, `indices` $n$ whole.
+
+    1 on average for an ideal gas, $N$ at a Bragg peak. One wave after another, so memory stays that of the atoms.
+    """
+    rows, _ = reciprocal(cell)
+    fractions = product(positions, rows.T)
+
+    def one(index):
+        phase = 2.0 * jnp.pi * jnp.sum(fractions * index.astype(fractions.dtype)[None, :], axis=1)
+        return (jnp.sum(jnp.cos(phase)) ** 2 + jnp.sum(jnp.sin(phase)) ** 2) / positions.shape[0]
+
+    return lax.map(one, indices)
+
+
+def wave_indices(cell: Any, longest: float) -> np.ndarray:
+    """Indices of all wave vectors no longer than `longest` [1/Å], one of each pair ±q, shortest first (host).
+
+    Their lengths are `2 * np.pi * np.linalg.norm(indices @ np.linalg.inv(cell).T, axis=1)`.
+    """
+    cell = np.asarray(cell, np.float64)
+    if abs(np.linalg.det(cell)) < 1e-12 or not longest > 0:
+        raise ValueError(
+            f"Waves need a cell that spans space and a positive length; got {cell.tolist()} and {longest}."
+        )
+    most = np.floor(longest * np.linalg.norm(cell, axis=1) / (2.0 * np.pi)).astype(int)
+    grid = np.stack(np.meshgrid(*[np.arange(-n, n + 1) for n in most], indexing="ij"), axis=-1).reshape(-1, 3)
+    first = (grid[:, 0] > 0) | ((grid[:, 0] == 0) & ((grid[:, 1] > 0) | ((grid[:, 1] == 0) & (grid[:, 2] > 0))))
+    grid = grid[first]
+    lengths = 2.0 * np.pi * np.linalg.norm(grid @ np.linalg.inv(cell).T, axis=1)
+    order = np.argsort(lengths, kind="stable")
+    return grid[order][lengths[order] <= longest].astype(np.int32)

@@ -14,18 +14,26 @@ import numpy as np
 
 from jaxmlip.files import write_atomically
 from jaxmlip.graph.neighbors import Neighbors, Plan
+from jaxmlip.simulate.berendsen import Press
+from jaxmlip.simulate.chain import Chain
+from jaxmlip.simulate.constraints import Constraints
+from jaxmlip.simulate.mtk import Piston
 from jaxmlip.simulate.npt import Barostat
-from jaxmlip.simulate.nvt import Chain, Heat
-from jaxmlip.simulate.state import State
+from jaxmlip.simulate.nvt import Heat
+from jaxmlip.simulate.observers import Tallies
+from jaxmlip.simulate.state import Replicas, State
 from jaxmlip.system import System
 
-_FORMAT = "jaxmlip-state-2"
-_CLASSES = {kind.__name__: kind for kind in (State, System, Neighbors, Plan, Heat, Chain, Barostat)}
+_FORMAT = "jaxmlip-state-3"
+_BATHS = (Heat, Chain, Barostat, Piston, Press)
+_CLASSES = {kind.__name__: kind for kind in (State, Replicas, System, Constraints, Neighbors, Plan, Tallies, *_BATHS)}
 _DIGEST = 64
 
 
-def save_state(path: str | Path, state: State, **metadata: Any) -> Path:
-    """Write a checkpoint; `metadata` is anything JSON can hold. An older file stays intact until the new one is whole.
+def save_state(path: str | Path, state: State | Replicas, **metadata: Any) -> Path:
+    """Write a checkpoint of a state (or of replicas); `metadata` is anything JSON can hold.
+
+    An older file stays intact until the new one is whole.
 
     **Raises:** `OSError` where the disk refuses (full, read-only); the older checkpoint is still there.
     """
@@ -39,7 +47,7 @@ def save_state(path: str | Path, state: State, **metadata: Any) -> Path:
     return path
 
 
-def load_state(path: str | Path) -> tuple[State, dict[str, Any]]:
+def load_state(path: str | Path) -> tuple[Any, dict[str, Any]]:
     """The state and the metadata of a checkpoint.
 
     **Raises:** `ValueError` where the file is not a whole, unchanged checkpoint of this version.
@@ -74,8 +82,10 @@ def _describe(node: Any, arrays: list[np.ndarray]) -> Any:
     if isinstance(node, (jax.Array, np.ndarray, np.generic)):
         arrays.append(np.ascontiguousarray(node).reshape(np.shape(node)))
         return {"array": len(arrays) - 1}
-    if isinstance(node, (tuple, list)):
+    if type(node) in (tuple, list):
         return {type(node).__name__: [_describe(x, arrays) for x in node]}
+    if isinstance(node, dict) and all(isinstance(name, str) for name in node):
+        return {"dict": {name: _describe(x, arrays) for name, x in node.items()}}
     if node is None or isinstance(node, (bool, int, float, str)):
         return node
     raise TypeError(f"A checkpoint cannot hold a {type(node)}.")
@@ -98,5 +108,7 @@ def _rebuild(node: Any, arrays: list[np.ndarray]) -> Any:
             raise ValueError("The checkpoint is in 64 bit: enable it (`jax_enable_x64`) to continue it to the bit.")
         return jnp.asarray(value)
     kind, items = next(iter(node.items()))
+    if kind == "dict":
+        return {name: _rebuild(x, arrays) for name, x in items.items()}
     values = [_rebuild(x, arrays) for x in items]
     return tuple(values) if kind == "tuple" else values

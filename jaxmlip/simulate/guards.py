@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmlip.graph.neighbors import to_graph
 from jaxmlip.observables.thermo import kinetic_energy, temperature
+from jaxmlip.simulate.constraints import violation
 from jaxmlip.simulate.integrator import AbstractIntegrator
 from jaxmlip.simulate.state import State
 
@@ -19,7 +20,7 @@ class Guards(eqx.Module):
     - `energy_jump` [eV/atom]: change of the conserved energy in one step;
     - `max_temperature` [K]: kinetic temperature;
     - `closest_pair` [Å]: distance of any two atoms;
-    - energies, forces, momenta or a cell that are not finite always stop a run.
+    - energies, forces, momenta or a cell that are not finite, and rigid bonds that could not be kept, always stop it.
     """
 
     energy_jump: float | None = eqx.field(static=True, default=0.5)
@@ -46,6 +47,9 @@ class Guards(eqx.Module):
         if self.closest_pair is not None:
             closest = jnp.min(to_graph(state.neighbors, state.system).lengths(), initial=jnp.inf)
             code = code + jnp.where(closest < self.closest_pair, 8, 0)
+        if state.system.constraints is not None:
+            limit = jnp.sqrt(jnp.finfo(state.momenta.dtype).eps)
+            code = code + jnp.where(violation(state.system) > limit, 16, 0)
         return code.astype(jnp.int32)
 
     def reasons(self, integrator: AbstractIntegrator, state: State, previous: float, code: int) -> str:
@@ -66,4 +70,8 @@ class Guards(eqx.Module):
             slot, center = np.unravel_index(lengths.argmin(), lengths.shape)
             other = int(np.asarray(state.neighbors.senders)[slot, center])
             found.append(f"atoms {int(center)} and {other} are {lengths.min():.3f} Å apart (limit {self.closest_pair})")
+        if code & 16:
+            found.append(
+                f"rigid bonds are off by {float(violation(state.system)):.2g} of their length: shorten the step"
+            )
         return "; ".join(found)

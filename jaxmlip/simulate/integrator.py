@@ -1,7 +1,7 @@
 """What every integrator is: hyper-parameters, `init` (System -> State) and `step` (State -> State, inside jit)."""
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxmlip.energy import AbstractEnergy, check_elements
 from jaxmlip.graph.neighbors import Neighbors, allocate, grow, to_graph
+from jaxmlip.simulate.constraints import degrees_of_freedom, project
+from jaxmlip.simulate.schedule import extremes
 from jaxmlip.simulate.state import State, evaluate, thermal_momenta, without_drift
 from jaxmlip.system import System
 
@@ -24,6 +26,8 @@ class AbstractIntegrator(eqx.Module):
     """
 
     timestep: eqx.AbstractVar[Array]
+    obeys_constraints: ClassVar[bool] = False
+    """Whether `step` moves atoms by `kick` and `drift` alone, and so keeps to the constraints of a system."""
 
     @abc.abstractmethod
     def step(self, energy: AbstractEnergy, state: State) -> State:
@@ -35,11 +39,11 @@ class AbstractIntegrator(eqx.Module):
 
     @abc.abstractmethod
     def degrees_of_freedom(self, system: System) -> int:
-        """How many degrees of freedom carry kinetic energy: 3N - 3 where the total momentum stays zero, else 3N."""
+        """How many degrees of freedom carry kinetic energy: `constraints.degrees_of_freedom` counts them."""
 
     @abc.abstractmethod
-    def bath(self, system: System) -> Any:
-        """The variables of thermostat and barostat at the start, `None` without."""
+    def bath(self, energy: AbstractEnergy, system: System, neighbors: Neighbors) -> Any:
+        """The variables of thermostat and barostat at the start, `None` without; called by `init`."""
 
     @abc.abstractmethod
     def start_temperature(self) -> Float[Array, ""] | None:
@@ -59,14 +63,17 @@ class AbstractIntegrator(eqx.Module):
         """A `State` to start from (host): the neighbor list, the first forces, and momenta where none are given.
 
         Momenta are drawn at `temperature` [K] (default: that of the thermostat); where the dynamics conserve the total
-        momentum it is removed. `skin` [Å] and `capacity` (neighbors an atom) are those of the neighbor list.
+        momentum it is removed. Drawn or given, they are projected on what the constraints of the system allow.
+        `skin` [Å] and `capacity` (neighbors an atom) are those of the neighbor list.
 
         **Raises:** `ValueError` for elements that the energy does not know, atoms on top of each other, an energy or
-        forces that are not finite, momenta that do not fit.
+        forces that are not finite, momenta that do not fit, constraints that these dynamics would break.
         """
         check_elements(energy, np.asarray(system.numbers))
+        self._check_constraints(system)
         key, draw = jax.random.split(key)
-        momenta = self._momenta(system, draw, temperature) if momenta is None else _checked(momenta, system)
+        momenta = self.momenta(system, draw, temperature) if momenta is None else _checked(momenta, system)
+        momenta = project(system, momenta)
         neighbors = allocate(system, energy.cutoff, skin=skin, capacity=capacity)
         while bool(neighbors.failed):  # a `capacity` too small for the first forces
             neighbors = grow(neighbors, system)
@@ -82,16 +89,24 @@ class AbstractIntegrator(eqx.Module):
             key=key,
             step=jnp.zeros((), jnp.int32),
             rest=jnp.zeros_like(system.positions),
-            bath=self.bath(system),
+            bath=self.bath(energy, system, neighbors),
         )
 
-    def _momenta(self, system: System, key: PRNGKeyArray, temperature: float | None) -> Float[Array, "atoms 3"]:
+    def momenta(self, system: System, key: PRNGKeyArray, temperature: float | None = None) -> Float[Array, "atoms 3"]:
+        """Momenta to start from, drawn at `temperature` [K] (default: that of the thermostat) within constraints."""
         target = self.start_temperature() if temperature is None else check_temperature(temperature)
         if target is None:
             raise ValueError("Give `temperature` [K] to draw momenta from, or `momenta`; this integrator has neither.")
-        momenta = thermal_momenta(key, system.masses, target)
-        free = self.degrees_of_freedom(system) == 3 * len(system.numbers)
+        momenta = project(system, thermal_momenta(key, system.masses, target))
+        free = self.degrees_of_freedom(system) == degrees_of_freedom(system, conserves_momentum=False)
         return momenta if free else without_drift(momenta, system.masses)
+
+    def _check_constraints(self, system: System) -> None:
+        if system.constraints is not None and not self.obeys_constraints:
+            raise ValueError(
+                f"{type(self).__name__} would break constraints (it moves atoms or the cell by more than forces): "
+                "use NVE, Langevin, NoseHoover or CSVR, or take them off with `constrain(system)`."
+            )
 
 
 @eqx.filter_jit
@@ -100,14 +115,25 @@ def _lengths(neighbors: Neighbors, system: System) -> Float[Array, "neighbors at
 
 
 def check_positive(name: str, unit: str, value: Any) -> None:
-    """Refuse what is not a positive, finite number; traced values pass.
+    """Refuse what is not a positive, finite number (or goes to one that is not); traced values pass.
 
     **Raises:** `ValueError` with the name, the unit and what was given.
     """
-    if isinstance(value, Tracer):
-        return
-    if not np.all(np.isfinite(value)) or not np.all(np.asarray(value) > 0):
-        raise ValueError(f"`{name}` must be positive [{unit}]; got {np.asarray(value)}.")
+    for given in extremes(value):
+        if isinstance(given, Tracer):
+            continue
+        if not np.all(np.isfinite(given)) or not np.all(np.asarray(given) > 0):
+            raise ValueError(f"`{name}` must be positive [{unit}]; got {np.asarray(given)}.")
+
+
+def check_finite_target(name: str, unit: str, value: Any) -> None:
+    """Refuse a target that is not finite; traced values pass.
+
+    **Raises:** `ValueError` with the name, the unit and what was given.
+    """
+    for given in extremes(value):
+        if not isinstance(given, Tracer) and not np.all(np.isfinite(given)):
+            raise ValueError(f"`{name}` must be finite [{unit}]; got {np.asarray(given)}.")
 
 
 def check_temperature(value: Any) -> Any:
@@ -115,11 +141,22 @@ def check_temperature(value: Any) -> Any:
 
     **Raises:** `ValueError` saying what is allowed.
     """
-    if not isinstance(value, Tracer):
-        given = np.asarray(value)
+    for given in extremes(value):
+        if isinstance(given, Tracer):
+            continue
+        given = np.asarray(given)
         if not np.all(np.isfinite(given)) or np.any(given < 0) or np.any(given > 1e6):
             raise ValueError(f"`temperature` must lie between 0 and 1e6 K; got {given}.")
     return value
+
+
+def check_momenta(system: System) -> None:
+    """Refuse a system in which nothing can move relative to the center of mass.
+
+    **Raises:** `ValueError`, for a single atom above all.
+    """
+    if degrees_of_freedom(system, conserves_momentum=True) < 1:
+        raise ValueError("One atom has no momentum relative to the center of mass: use `Langevin` for it.")
 
 
 def check_distances(system: System, lengths: np.ndarray, senders: np.ndarray) -> None:

@@ -1,5 +1,7 @@
 """Newton's equations by velocity Verlet: constant number, volume and energy."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -7,6 +9,7 @@ from jaxtyping import Array, Float
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.graph.neighbors import Neighbors, update
 from jaxmlip.observables.thermo import kinetic_energy
+from jaxmlip.simulate.constraints import degrees_of_freedom, move, project
 from jaxmlip.simulate.integrator import AbstractIntegrator, check_positive
 from jaxmlip.simulate.state import State, evaluate, replace, with_positions
 from jaxmlip.system import System
@@ -20,6 +23,7 @@ class NVE(AbstractIntegrator):
     """
 
     timestep: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    obeys_constraints: ClassVar[bool] = True
 
     def __check_init__(self):
         check_positive("timestep", "Å·sqrt(u/eV); enter as `0.5 * units.fs`", self.timestep)
@@ -31,9 +35,9 @@ class NVE(AbstractIntegrator):
         return state.energy + kinetic_energy(state.momenta, state.system.masses)
 
     def degrees_of_freedom(self, system: System) -> int:
-        return 3 * len(system.numbers) - 3
+        return degrees_of_freedom(system, conserves_momentum=True)
 
-    def bath(self, system: System) -> None:
+    def bath(self, energy: AbstractEnergy, system: System, neighbors: Neighbors) -> None:
         return None
 
     def start_temperature(self) -> None:
@@ -48,8 +52,8 @@ def verlet_step(energy: AbstractEnergy, state: State, timestep: Float[Array, ""]
 
 
 def first_kick(state: State, dt: Float[Array, ""]) -> State:
-    """The start of a step of `dt`: half a kick by the forces at hand."""
-    return replace(state, momenta=kick(state.momenta, state.forces, 0.5 * dt))
+    """The start of a step of `dt`: half a kick by the forces at hand, within the constraints."""
+    return replace(state, momenta=project(state.system, kick(state.momenta, state.forces, 0.5 * dt)))
 
 
 def last_kick(energy: AbstractEnergy, state: State, dt: Float[Array, ""]) -> State:
@@ -57,7 +61,7 @@ def last_kick(energy: AbstractEnergy, state: State, dt: Float[Array, ""]) -> Sta
     neighbors, value, forces = refresh(energy, state.neighbors, state.system)
     return replace(
         state,
-        momenta=kick(state.momenta, forces, 0.5 * dt),
+        momenta=project(state.system, kick(state.momenta, forces, 0.5 * dt)),
         energy=value,
         forces=forces,
         neighbors=neighbors,
@@ -73,17 +77,22 @@ def kick(
 
 
 def drift(state: State, dt: Float[Array, ""]) -> State:
-    r"""A time `dt` of free flight, $r + p / m \, dt$, with compensated summation.
+    r"""A time `dt` of free flight, $r + p / m \, dt$, within the constraints, with compensated summation.
 
     What rounding keeps from the positions is added to the next move. Without it the roundings of float32, 5e-7 Å each
     against moves of 5e-3 Å, add up to a random walk of the energy.
 
     **Reference:** Kahan, Commun. ACM 8, 40 (1965), doi:10.1145/363707.363723.
     """
-    before = state.system.positions
-    move = dt * state.momenta / state.system.masses[:, None] + state.rest
-    after = before + move
-    return replace(state, system=with_positions(state.system, after), rest=move - (after - before))
+    system, before = state.system, state.system.positions
+    if system.constraints is None or not len(system.constraints.pairs):
+        way = dt * state.momenta / system.masses[:, None] + state.rest
+        after = before + way
+        return replace(state, system=with_positions(system, after), rest=way - (after - before))
+    way, momenta = move(system, state.momenta, state.rest, dt)
+    after = before + way
+    there = with_positions(system, after)
+    return replace(state, system=there, momenta=project(there, momenta), rest=way - (after - before))
 
 
 def refresh(

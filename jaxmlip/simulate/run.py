@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from jaxmlip.simulate.errors import Interrupted, SimulationError
 from jaxmlip.simulate.frames import Writer, frame, split
 from jaxmlip.simulate.guards import Guards
 from jaxmlip.simulate.integrator import AbstractIntegrator
+from jaxmlip.simulate.observers import AbstractObserver, tallied, tallies_for
 from jaxmlip.simulate.state import State, replace
 
 _log = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ def run(
     steps: int,
     every: int = 100,
     observe: Callable[[State], PyTree] | None = None,
+    accumulate: Mapping[str, AbstractObserver] | None = None,
     guards: Guards | None = Guards(),  # noqa: B008
     writer: Writer | None = None,
     checkpoint: str | Path | None = None,
@@ -52,7 +55,9 @@ def run(
     """Advance `state` by `steps`; returns the last state and the record of `observe(state)` at multiples of `every`.
 
     The record is the pytree that `observe` returns, as NumPy arrays with a leading `steps` axis; a function that is not
-    the same object, or a module of another structure, is compiled anew. Steps run in chunks of about a second on the
+    the same object, or a module of another structure, is compiled anew. Observers in `accumulate` see the same states
+    and keep their tallies in `state.tallies` (`observers.results` reads them); a run of a state that has some goes on
+    with them. Steps run in chunks of about a second on the
     device; lengths are not compiled in, and where chunks end changes no result. After each:
 
     - a neighbor list that overflowed is enlarged and the chunk replayed; nothing is lost;
@@ -61,13 +66,16 @@ def run(
     - Ctrl-C or SIGTERM end the run with `Interrupted`, frames and checkpoint written;
     - `progress(state)` is called.
 
-    **Raises:** `ValueError` for counts that make no sense; `SimulationError`; `Interrupted`.
+    **Raises:** `ValueError` for counts that make no sense, and tallies of other observers; `SimulationError`;
+    `Interrupted`.
     """
     _check_counts(state, steps, every)
+    accumulate = dict(accumulate or {})
+    state = dataclasses.replace(state, tallies=tallies_for(accumulate, energy, state, every))
     guards = Guards(energy_jump=None, max_temperature=None, closest_pair=None) if guards is None else guards
     watch = _watch(observe, writer is not None)
     room = _room(watch, state, steps, every)
-    loop = _Loop(integrator, energy, guards, watch, writer, checkpoint, metadata or {}, state)
+    loop = _Loop(integrator, energy, guards, watch, writer, checkpoint, metadata or {}, state, accumulate)
     budget, last = 1, int(state.step) + steps
     saved = time.monotonic()
     with _signals() as received:
@@ -90,10 +98,10 @@ def run(
 class _Loop:
     """The host's side of a run: the kept state, what was recorded, where files stand."""
 
-    def __init__(self, integrator, energy, guards, watch, writer, checkpoint, metadata, state: State):
+    def __init__(self, integrator, energy, guards, watch, writer, checkpoint, metadata, state: State, observers=None):
         self.integrator, self.energy, self.guards, self.watch = integrator, energy, guards, watch
         self.writer, self.checkpoint, self.metadata = writer, checkpoint, metadata
-        self.state = state
+        self.state, self.observers = state, observers or {}
         self.chunks: list[PyTree] = []
         self.empty = jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), eqx.filter_eval_shape(watch, state)[0])
 
@@ -132,7 +140,7 @@ class _Loop:
     def _compiled(self, budget: int, every: int, room: int) -> _Result:
         counts = (jnp.asarray(budget, jnp.int32), jnp.asarray(every, jnp.int32))
         return jax.block_until_ready(
-            _advance(self.integrator, self.energy, self.guards, self.watch, self.state, *counts, room)
+            _advance(self.integrator, self.energy, self.guards, self.watch, self.observers, self.state, *counts, room)
         )
 
     def _keep(self, result: _Result) -> None:
@@ -188,6 +196,7 @@ def _advance(
     energy: AbstractEnergy,
     guards: Guards,
     watch: Callable,
+    observers: dict[str, AbstractObserver],
     state: State,
     budget: Int[Array, ""],
     every: Int[Array, ""],
@@ -211,7 +220,8 @@ def _advance(
 
     def to_record(carry: _Result) -> _Result:
         stop = jnp.minimum((carry.state.step // every + 1) * every, last)
-        inner = _Result(carry.state, carry.code, carry.previous, carry.count, None)
+        tallies = carry.state.tallies  # they do not travel through the steps
+        inner = _Result(dataclasses.replace(carry.state, tallies=None), carry.code, carry.previous, carry.count, None)
         inner = lax.while_loop(lambda c: healthy(c) & (c.state.step < stop), step, inner)
         whole = healthy(inner) & (inner.state.step % every == 0)
         # An observation may cost more than a step, and most chunks of a slow energy end between two records.
@@ -219,7 +229,11 @@ def _advance(
         observed = lax.cond(whole, lambda s: watch(s), lambda s: nothing, inner.state)
         index = jnp.minimum(carry.count, room - 1)
         buffer = jax.tree.map(lambda b, x: lax.dynamic_update_index_in_dim(b, x, index, 0), carry.buffer, observed)
-        return _Result(inner.state, inner.code, inner.previous, carry.count + whole.astype(jnp.int32), buffer)
+        if observers:
+            sample = lambda kept: tallied(observers, kept, energy, inner.state)  # noqa: E731
+            tallies = lax.cond(whole, sample, lambda kept: kept, tallies)
+        state = dataclasses.replace(inner.state, tallies=tallies)
+        return _Result(state, inner.code, inner.previous, carry.count + whole.astype(jnp.int32), buffer)
 
     zero = jnp.zeros((), jnp.int32)
     start = _Result(state, zero, integrator.conserved(state), zero, buffer)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxmlip import units
-from jaxmlip.energy import AbstractEnergy, energy_forces
+from jaxmlip.energy import AbstractEnergy, energy_forces, energy_forces_virial
 from jaxmlip.graph.neighbors import Neighbors, to_graph
 from jaxmlip.system import System
 
@@ -20,7 +20,7 @@ class State(eqx.Module):
 
     `energy` [eV] and `forces` [eV/Å] belong to `system`; `momenta` [u·Å/time unit]; `neighbors` is the list in use;
     `rest` [Å] is what the positions lack by rounding; `bath` holds the variables of a thermostat or barostat (`None`
-    without).
+    without); `tallies` what observers have gathered (`None` without).
     """
 
     system: System
@@ -32,6 +32,21 @@ class State(eqx.Module):
     step: Int[Array, ""]
     rest: Float[Array, "atoms 3"]
     bath: Any = None
+    tallies: Any = None
+
+
+class Replicas(eqx.Module):
+    """Replicas of one system: `states` with a leading axis, and the `rung` of the temperature ladder that each is on.
+
+    `round` counts trials to exchange; of the `attempts` to exchange rungs k and k + 1, `accepted` came about.
+    """
+
+    states: State
+    rung: Int[Array, "replicas"]
+    key: PRNGKeyArray
+    round: Int[Array, ""]
+    attempts: Int[Array, "pairs"]
+    accepted: Int[Array, "pairs"]
 
 
 def replace(state: State, **changes: Any) -> State:
@@ -62,6 +77,15 @@ def evaluate(
     energies, forces = energy_forces(energy, to_graph(neighbors, system))
     dtype = system.positions.dtype
     return energies[0].astype(dtype), forces.astype(dtype)
+
+
+def evaluate_virial(
+    energy: AbstractEnergy, system: System, neighbors: Neighbors
+) -> tuple[Float[Array, ""], Float[Array, "atoms 3"], Float[Array, "3 3"]]:
+    """Energy [eV], forces [eV/Å] and virial [eV] of one system with the list at hand."""
+    energies, forces, virial = energy_forces_virial(energy, to_graph(neighbors, system))
+    dtype = system.positions.dtype
+    return energies[0].astype(dtype), forces.astype(dtype), virial[0].astype(dtype)
 
 
 def thermal_momenta(

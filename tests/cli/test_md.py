@@ -11,9 +11,14 @@ import time
 
 import ase.build
 import ase.io
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmlip import simulate, units
+from jaxmlip.cli.config import from_dict
+from jaxmlip.cli.md import Dynamics, make_integrator
+from jaxmlip.errors import UserError
 from jaxmlip.interfaces import trajectory
 
 STEPS = 60
@@ -170,3 +175,33 @@ def test_a_slab_moves_too(jaxmlip, argon):
     names = ("--model", argon / "argon.model", "--structure", argon / "slab.extxyz", "--output", argon / "slab")
     code, _, err = jaxmlip("md", *names, *OPTIONS, "--dynamics.steps", 10)
     assert code == 0, err
+
+
+ENSEMBLES = {
+    "nve": simulate.NVE,
+    "langevin": simulate.Langevin,
+    "nose-hoover": simulate.NoseHoover,
+    "csvr": simulate.CSVR,
+    "brownian": simulate.Brownian,
+    "npt": simulate.NPT,
+    "mtk": simulate.MTK,
+}
+
+
+def test_each_ensemble_is_one_line_and_a_ramp_three():
+    for name, kind in ENSEMBLES.items():
+        integrator = make_integrator(from_dict(Dynamics, {"ensemble": name, "temperature_K": 77.0}))
+        assert type(integrator) is kind
+    ramp = {"temperature_end_K": 500.0, "pressure_end_GPa": 2.0, "ramp_ps": 3.0}
+    integrator = make_integrator(from_dict(Dynamics, {"ensemble": "mtk", "cell": "triclinic", **ramp}))
+    assert integrator.shape == "triclinic"
+    assert float(integrator.temperature.stop) == 500.0
+    np.testing.assert_allclose(integrator.pressure(jnp.asarray(1.5 * units.ps)), 1.0 * units.GPa)
+    with pytest.raises(UserError, match="`ensemble` must be one of .*; did you mean 'nose-hoover'\\?"):
+        from_dict(Dynamics, {"ensemble": "nosehoover"})
+
+
+def test_weak_coupling_runs_with_a_warning(md):
+    code, _, err = md("weak", "--dynamics.ensemble", "berendsen-npt", steps=10)
+    assert code == 0, err
+    assert "warning: Berendsen's barostat samples no ensemble" in err

@@ -1,4 +1,4 @@
-"""What must hold for every integrator: units, replicas, float types."""
+"""What must hold for every integrator: units, replicas, float types, momentum, energy, restarts, one trace."""
 
 import equinox as eqx
 import jax
@@ -8,30 +8,62 @@ import pytest
 
 from jaxmlip import units
 from jaxmlip.energy import LennardJones
-from jaxmlip.simulate import NPT, NVE, Langevin, NoseHoover
+from jaxmlip.simulate import (
+    CSVR,
+    MTK,
+    NPT,
+    NVE,
+    Berendsen,
+    BerendsenNPT,
+    Brownian,
+    Langevin,
+    NoseHoover,
+    Ramp,
+    Respa,
+    Split,
+    constrain,
+    load_state,
+    save_state,
+)
 from jaxmlip.simulate.state import replace
 from jaxmlip.system import make_system
 
 STEPS = 30
+TRACED = []
+SHAPES = ("isotropic", "anisotropic", "triclinic")
+pytestmark = pytest.mark.filterwarnings("ignore:Berendsen:UserWarning")
 
 
 def kinds(*fast):
     """Every integrator; those that add no code of their own run with the slow tests."""
-    every = ("nve", "langevin", "nose-hoover", "isotropic", "anisotropic", "triclinic")
+    every = ("nve", "langevin", "nose-hoover", "csvr", "brownian", "berendsen", "berendsen-npt", *SHAPES)
+    every = (*every, "respa", "rigid", *(f"mtk-{shape}" for shape in SHAPES))
     return [pytest.param(k, marks=() if k in fast else pytest.mark.slow) for k in every]
 
 
-def integrator(kind, scale=1.0):
+def integrator(kind, scale=1.0, temperature=100.0):
     """One of each, in a unit of length that is `1/scale` Å."""
-    dt, friction = 4.0 * units.fs, 0.01 / units.fs
+    dt, friction, period = 4.0 * units.fs, 0.01 / units.fs, 100.0 * units.fs
+    pressure, compressibility = 0.3 * units.GPa / scale**3, 0.3 / units.GPa * scale**3
     if kind == "nve":
         return NVE(dt)
-    if kind == "langevin":
-        return Langevin(dt, 100.0, friction)
+    if kind == "respa":
+        return Respa(Langevin(0.5 * dt, temperature, friction), 2)
+    if kind in ("langevin", "rigid"):
+        return Langevin(dt, temperature, friction)
     if kind == "nose-hoover":
-        return NoseHoover(dt, 100.0, 100.0 * units.fs)
-    pressure, compressibility = 0.3 * units.GPa / scale**3, 0.3 / units.GPa * scale**3
-    return NPT(dt, 100.0, friction, pressure, 100.0 * units.fs, compressibility, kind, every=3)
+        return NoseHoover(dt, temperature, period)
+    if kind == "csvr":
+        return CSVR(dt, temperature, period)
+    if kind == "brownian":
+        return Brownian(dt, temperature, 2.0 * friction)
+    if kind == "berendsen":
+        return Berendsen(dt, temperature, period)
+    if kind == "berendsen-npt":
+        return BerendsenNPT(dt, temperature, period, pressure, period, compressibility, "triclinic")
+    if kind.startswith("mtk-"):
+        return MTK(dt, temperature, period, pressure, period, kind.removeprefix("mtk-"))
+    return NPT(dt, temperature, friction, pressure, period, compressibility, kind, every=3)
 
 
 def argon(scale=1.0, dtype=jnp.float64):
@@ -42,12 +74,14 @@ def argon(scale=1.0, dtype=jnp.float64):
     return make_system(scale * fractions @ cell, [18] * 4, cell=scale * cell, masses=masses, dtype=dtype)
 
 
-def energy(scale=1.0):
-    return LennardJones(epsilon=0.0104, sigma=3.4 * scale, cutoff=5.0 * scale, onset=0.7)
+def energy(kind, scale=1.0):
+    pairs = LennardJones(epsilon=0.0104, sigma=3.4 * scale, cutoff=5.0 * scale, onset=0.7)
+    return Split(pairs, 0.1 * pairs) if kind == "respa" else pairs
 
 
 @eqx.filter_jit
 def advance(integrator, energy, state):
+    TRACED.append(type(integrator))
     return jax.lax.scan(lambda s, _: (integrator.step(energy, s), None), state, None, length=STEPS)[0]
 
 
@@ -58,17 +92,22 @@ def advance_all(integrator, energy, states):
 
 
 def start(kind, scale=1.0, seed=0, dtype=jnp.float64):
+    system = argon(scale, dtype)
+    if kind == "rigid":
+        system = constrain(system, fixed=[3], bonds=[[0, 1], [1, 2]])
     return integrator(kind, scale).init(
-        energy(scale), argon(scale, dtype), key=jax.random.key(seed), temperature=100.0, skin=0.3 * scale
+        energy(kind, scale), system, key=jax.random.key(seed), temperature=100.0, skin=0.3 * scale
     )
 
 
-@pytest.mark.parametrize("kind", kinds("langevin", "nose-hoover", "triclinic"))
+@pytest.mark.parametrize(
+    "kind", kinds("langevin", "nose-hoover", "csvr", "brownian", "triclinic", "mtk-triclinic", "rigid")
+)
 def test_another_unit_of_length_gives_the_same_trajectory(kind):
     """Length times s with energy and time as they are: masses over s², momenta over s, pressure over s³."""
     scale = 0.1
-    one = advance(integrator(kind), energy(), start(kind))
-    other = advance(integrator(kind, scale), energy(scale), start(kind, scale))
+    one = advance(integrator(kind), energy(kind), start(kind))
+    other = advance(integrator(kind, scale), energy(kind, scale), start(kind, scale))
     np.testing.assert_allclose(other.system.positions / scale, one.system.positions, rtol=0, atol=1e-10)
     np.testing.assert_allclose(other.system.cell / scale, one.system.cell, rtol=0, atol=1e-10)
     np.testing.assert_allclose(other.momenta * scale, one.momenta, rtol=0, atol=1e-10)
@@ -80,19 +119,57 @@ def test_replicas_under_vmap_are_the_single_runs(kind):
     singles = [start(kind, seed=seed) for seed in range(3)]
     keys = jax.random.split(jax.random.key(9), 3)
     singles = [replace(s, key=k) for s, k in zip(singles, keys, strict=True)]
-    together = advance_all(integrator(kind), energy(), jax.tree.map(lambda *x: jnp.stack(x), *singles))
+    together = advance_all(integrator(kind), energy(kind), jax.tree.map(lambda *x: jnp.stack(x), *singles))
     for index, single in enumerate(singles):
-        alone = advance(integrator(kind), energy(), single)
+        alone = advance(integrator(kind), energy(kind), single)
         np.testing.assert_allclose(together.system.positions[index], alone.system.positions, rtol=0, atol=1e-12)
         np.testing.assert_allclose(together.system.cell[index], alone.system.cell, rtol=0, atol=1e-12)
         np.testing.assert_allclose(together.momenta[index], alone.momenta, rtol=0, atol=1e-12)
     assert np.abs(np.asarray(together.system.positions[0] - together.system.positions[1])).max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", kinds("nve", "langevin", "nose-hoover", "triclinic"))
+@pytest.mark.parametrize("kind", kinds("langevin", "csvr", "brownian", "triclinic", "mtk-triclinic", "respa", "rigid"))
+def test_a_run_keeps_momentum_and_energy_restarts_to_the_bit_and_is_traced_once(kind, tmp_path):
+    begin, moving = start(kind), integrator(kind)
+    half = advance(moving, energy(kind), begin)
+    whole = advance(moving, energy(kind), half)
+    loaded, _ = load_state(save_state(tmp_path / "half", half))
+    again = advance(moving, energy(kind), loaded)
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
+        if not jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
+            np.testing.assert_array_equal(one, other)
+    if moving.degrees_of_freedom(begin.system) == 9:
+        assert np.abs(np.asarray(whole.momenta).sum(axis=0)).max() < 1e-12 * np.abs(np.asarray(whole.momenta)).sum()
+    assert abs(float(moving.conserved(whole) - moving.conserved(begin))) < 0.02 * 12 * units.kB * 100.0
+    if kind != "nve":
+        traces = len(TRACED)
+        hotter = advance(integrator(kind, temperature=150.0), energy(kind), half)
+        assert len(TRACED) == traces, "another temperature was compiled anew"
+        assert np.abs(np.asarray(hotter.momenta - whole.momenta)).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", kinds("csvr", "mtk-triclinic"))
+def test_the_conserved_energy_takes_account_of_ramps(kind):
+    """From 50 to 150 K and, with a barostat, from 0 to 0.6 GPa, within 120 fs."""
+    moving, begin = integrator(kind), start(kind)
+    if kind in ("nve", "respa"):
+        return
+    time = STEPS * moving.timestep
+    moving = eqx.tree_at(lambda i: i.temperature, moving, Ramp(50.0, 150.0, time))
+    if hasattr(moving, "pressure"):
+        moving = eqx.tree_at(lambda i: i.pressure, moving, Ramp(0.0, 0.6 * units.GPa, time))
+    end = advance(moving, energy(kind), begin)
+    assert abs(float(moving.conserved(end) - moving.conserved(begin))) < 0.02 * 12 * units.kB * 100.0
+    steady = advance(integrator(kind), energy(kind), begin)
+    assert np.abs(np.asarray(steady.momenta - end.momenta)).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "kind", kinds("nve", "langevin", "nose-hoover", "csvr", "brownian", "triclinic", "mtk-triclinic", "respa", "rigid")
+)
 def test_single_precision_stays_single(kind):
     before = start(kind, dtype=jnp.float32)
-    after = jax.eval_shape(lambda s: integrator(kind).step(energy(), s), before)
+    after = jax.eval_shape(lambda s: integrator(kind).step(energy(kind), s), before)
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape
     assert after.momenta.dtype == after.energy.dtype == jnp.float32

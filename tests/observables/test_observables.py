@@ -7,8 +7,20 @@ import pytest
 
 from jaxmlip import units
 from jaxmlip.graph import batch
-from jaxmlip.observables.dynamics import diffusion_coefficient, mean_squared_displacement, velocity_autocorrelation
-from jaxmlip.observables.structure import coordination, pair_counts, radial_distribution, smooth_pair_counts
+from jaxmlip.observables.dynamics import (
+    diffusion_coefficient,
+    green_kubo,
+    mean_squared_displacement,
+    velocity_autocorrelation,
+)
+from jaxmlip.observables.structure import (
+    coordination,
+    pair_counts,
+    radial_distribution,
+    smooth_pair_counts,
+    structure_factor,
+    wave_indices,
+)
 from jaxmlip.observables.thermo import kinetic_energy, pressure, pressure_tensor, temperature
 from jaxmlip.system import make_system
 
@@ -68,3 +80,28 @@ def test_a_random_walk_diffuses_as_it_should():
     assert float(diffusion_coefficient(msd, 0.5, start=1, stop=60)) == pytest.approx(3 / 6 / 0.5, rel=0.03)
     with pytest.raises(ValueError, match="Lags"):
         diffusion_coefficient(msd, 0.5, start=5, stop=4000)
+
+
+def test_the_structure_factor_is_the_double_sum_and_knows_bragg_peaks():
+    rng = np.random.default_rng(6)
+    cell = np.array([[7.0, 0, 0], [1.0, 6.0, 0], [-0.5, 0.7, 8.0]])
+    x = rng.uniform(-9, 9, (20, 3))
+    waves = wave_indices(cell, 2.5)
+    q = 2 * np.pi * waves @ np.linalg.inv(cell).T
+    assert np.all(np.linalg.norm(q, axis=1) <= 2.5) and np.all(np.diff(np.linalg.norm(q, axis=1)) >= -1e-12)
+    direct = np.sum(np.cos(np.einsum("qc,ijc->qij", q, x[:, None] - x[None])), axis=(1, 2)) / 20
+    np.testing.assert_allclose(
+        structure_factor(jnp.asarray(x), jnp.asarray(cell), jnp.asarray(waves)), direct, atol=1e-11
+    )
+    corners = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]) * 5.0
+    peaks = structure_factor(jnp.asarray(corners), 5.0 * jnp.eye(3), jnp.asarray([[1, 1, 1], [1, 0, 0], [2, 0, 0]]))
+    np.testing.assert_allclose(peaks, [4.0, 0.0, 4.0], atol=1e-12)
+    with pytest.raises(ValueError, match="spans space"):
+        wave_indices(np.zeros((3, 3)), 1.0)
+
+
+def test_the_green_kubo_integral_of_a_decay_is_its_time():
+    t = 0.05 * np.arange(400)
+    integral = green_kubo(np.stack([np.exp(-t), 2 * np.exp(-t)], axis=1), 0.05)
+    np.testing.assert_allclose(integral[:, 0], 1 - np.exp(-t), atol=3e-4)
+    np.testing.assert_allclose(integral[:, 1], 2 * integral[:, 0])
