@@ -17,6 +17,7 @@ from jaxmlip.energy.derivatives import energy_forces_virial as energy_forces_vir
 from jaxmlip.energy.derivatives import hessian as hessian
 from jaxmlip.energy.derivatives import hessian_vector_product as hessian_vector_product
 from jaxmlip.energy.derivatives import system_energies as system_energies
+from jaxmlip.energy.dispersion import D3 as D3
 from jaxmlip.energy.eam import EAM as EAM
 from jaxmlip.energy.ionic import BornMayerHuggins as BornMayerHuggins
 from jaxmlip.energy.ionic import buckingham as buckingham
