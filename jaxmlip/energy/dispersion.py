@@ -35,12 +35,11 @@ CUTOFF = 60.0 * units.bohr  # those of simple-dftd3
 COORDINATION_CUTOFF = 40.0 * units.bohr
 _STEEPNESS = 16.0  # of the count of neighbors
 _WIDTH = 4.0  # of the weights of reference coordinations
-_RADIUS_UNIT = 0.52917726  # Å; the bohr with which the radii were tabulated (those of Pyykkö and Atsumi are in Å)
 _EDGES = 2**20  # edges held at once
 
 
 class D3(AbstractEnergy):
-    r"""D3(BJ) without its three-body term, for what lacks dispersion: `model + D3.for_functional("PBE", ["C", "H"])`.
+    r"""D3(BJ) without its three-body term, for what lacks dispersion: `model + D3.for_functional("PBE", "C")`.
 
     $E = -\frac12 \sum_{ij} \left[ s_6 \frac{C_6}{r^6 + f^6} + s_8 \frac{C_8}{r^8 + f^8} \right]$ with
     $f = a_1 \sqrt{C_8 / C_6} + a_2$ and $C_8 = 3 C_6 \sqrt{Q_i Q_j}$. $C_6$ is a mean of tabulated values, weighted by
@@ -109,7 +108,8 @@ class D3(AbstractEnergy):
         self.c6 = parameter(np.maximum(c6[..., 0], 0.0) * units.hartree * units.bohr**6)
         self.coordinations = parameter(coordinations)
         self.ratios = parameter(tables["r2r4"][pick] * units.bohr)
-        self.radii = parameter(tables["rcov"][pick] * _RADIUS_UNIT)
+        # Tabulated in units of some bohr of its own: that of carbon is 4/3 of 0.75 Å (Pyykkö & Atsumi 2009).
+        self.radii = parameter(tables["rcov"][pick] / tables["rcov"][6])
         self.s6, self.s8, self.a1, self.a2 = parameter(s6), parameter(s8), parameter(a1), parameter(a2 * units.bohr)
         self.cutoff, self.coordination_cutoff, self.onset = cutoff, min(cutoff, coordination_cutoff), onset
 
@@ -121,7 +121,7 @@ class D3(AbstractEnergy):
         """
         if functional not in FUNCTIONALS:
             raise UserError(
-                f"No damping is listed for {functional!r}; there is {', '.join(FUNCTIONALS)}: give s8, a1, a2."
+                f"No damping is listed for {functional!r}; there is {', '.join(FUNCTIONALS)}: else `D3(...)`."
             )
         s8, a1, a2 = FUNCTIONALS[functional]
         return cls(elements, s8=s8, a1=a1, a2=a2, **options)
