@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxmlip.energy import AbstractEnergy, check_elements
+from jaxmlip.energy import AbstractEnergy, check_system
 from jaxmlip.graph.neighbors import Neighbors, allocate, grow, to_graph
 from jaxmlip.simulate.state import State, evaluate, thermal_momenta, without_drift
 from jaxmlip.system import System
@@ -64,7 +64,7 @@ class AbstractIntegrator(eqx.Module):
         **Raises:** `ValueError` for elements that the energy does not know, atoms on top of each other, an energy or
         forces that are not finite, momenta that do not fit.
         """
-        check_elements(energy, np.asarray(system.numbers))
+        check_system(energy, system)
         key, draw = jax.random.split(key)
         momenta = self._momenta(system, draw, temperature) if momenta is None else _checked(momenta, system)
         neighbors = allocate(system, energy.cutoff, skin=skin, capacity=capacity)
