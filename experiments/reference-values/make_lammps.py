@@ -53,13 +53,13 @@ CASES = {
         "1 1 0.0 0.3 0.0;1 2 1428.5 0.2945 0.0;2 2 22764.3 0.149 20.37",
         [],
         ROCKSALT,
-        4.21,
+        4.0,
         ["Mg", "O"],
         2,
     ),
 }
 CHARGES = {"buckingham ewald Mg O": [2.0, -2.0]}
-EWALD = "kspace_style ewald 1e-12"
+EWALD = ["pair_modify table 20", "kspace_style ewald 1e-12"]  # erfc to 1e-9, its default errs by 1e-6
 
 
 def structures(sites, constant, elements, repeats, random):
@@ -99,7 +99,7 @@ def evaluate(name, folder, cell, positions, types):
         formatted = coefficients.format(file="".join(paths), elements=" ".join(elements))
         setup += [f"pair_coeff {line}" for line in formatted.split(";")]
     if charges:
-        setup += [f"set type {k} charge {charge}" for k, charge in enumerate(charges, 1)] + [EWALD]
+        setup += [f"set type {k} charge {charge}" for k, charge in enumerate(charges, 1)] + EWALD
     setup += [
         "neighbor 1.0 bin",
         "thermo_style custom step pe pxx pyy pzz pxy pxz pyz",
