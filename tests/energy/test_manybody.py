@@ -71,7 +71,12 @@ def test_hard_geometries_have_finite_derivatives(silicon, name):
     places += [[0.0, 0, 0]], [[0.0, 0, 0], [0, 2.5, 0], [0, 0, 20.0]]
     together = {"sw": {2}, "tersoff": set()}[name]  # two atoms on one spot have an infinite energy
     for case, positions in enumerate(places):
-        graph = batch(make_system(positions, [14] * len(positions)), end, atoms=4, neighbors=4)
+        beside = make_system([[0.5 * k, 0.0, 0.0] for k in range(len(positions))], [14] * len(positions))
+        graph = batch(
+            beside, end, atoms=4, neighbors=4
+        )  # all are in the list; systems with atoms on one spot are refused
+        rest = [[0.0, 0, 0]] * (4 - len(positions))
+        graph = graph.with_positions(jnp.asarray([*positions, *rest]))
         total, force = forces(energy, graph)
         second = hessian_of(energy, graph)
         finite = np.isfinite(total[0]) and np.all(np.isfinite(force)) and np.all(np.isfinite(second))
