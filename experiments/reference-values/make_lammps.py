@@ -53,13 +53,14 @@ CASES = {
         "1 1 0.0 0.3 0.0;1 2 1428.5 0.2945 0.0;2 2 22764.3 0.149 20.37",
         [],
         ROCKSALT,
-        4.0,
+        4.03,
         ["Mg", "O"],
         2,
     ),
 }
 CHARGES = {"buckingham ewald Mg O": [2.0, -2.0]}
-EWALD = ["pair_modify table 20", "kspace_style ewald 1e-12"]  # erfc to 1e-9, its default errs by 1e-6
+# LAMMPS approximates erfc to 1e-7: with so steep a splitting the sum over waves, which is exact, does nearly all.
+EWALD = ["pair_modify table 0", "kspace_style ewald 1e-12", "kspace_modify gewald 1.5"]
 
 
 def structures(sites, constant, elements, repeats, random):

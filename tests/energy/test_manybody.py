@@ -110,7 +110,7 @@ def test_cubics_are_smooth_and_exact_for_quadratics():
     a, b, c, d = np.moveaxis(cubics(np.sin(x)), -1, 0)
     np.testing.assert_allclose((a + b + c + d)[:-1], d[1:], atol=1e-15)
     np.testing.assert_allclose((3 * a + 2 * b + c)[:-1], c[1:], atol=1e-15)
-    np.testing.assert_allclose(c[2:] / 0.1, np.cos(x[2:-1]), atol=1e-5)
+    np.testing.assert_allclose(c[2:-1] / 0.1, np.cos(x[2:-2]), atol=1e-5)
     a, b, c, d = np.moveaxis(cubics(x**2), -1, 0)
     np.testing.assert_allclose([a[2:-2], b[2:-2]], [0 * a[2:-2], 0 * a[2:-2] + 0.01], atol=1e-14)
 
@@ -127,11 +127,11 @@ def test_the_embedding_goes_on_along_its_tangent_and_atoms_on_one_spot_have_a_li
         elements=(29,),
     )
     graph = batch(make_system([[0.0, 0, 0], [2.9, 0, 0]], [29, 29]), 3.0)
-    for distance in (0.0, 0.5, 1.5):
-        rho = (3.0 - distance) ** 4
-        expected = 2.0 * (-np.sqrt(2.0) - (rho - 1.0) * 0.5 / np.sqrt(2.0)) + (3.0 - distance) ** 3
+    slope = (np.sqrt(1.99) - np.sqrt(2.0)) / 0.01  # of the last interval of the table, as of the first one below
+    for distance, pair in ((0.0, 2.99**3), (0.5, 2.5**3), (1.5, 1.5**3)):
+        expected = 2.0 * (-np.sqrt(2.0) + ((3.0 - distance) ** 4 - 1.0) * slope) + pair
         total, force = forces(energy, graph.with_positions(jnp.asarray([[0.0, 0, 0], [distance, 0, 0]])))
-        assert float(total[0]) == pytest.approx(expected, rel=2e-3)
+        assert float(total[0]) == pytest.approx(expected, rel=1e-6)
         assert np.all(np.isfinite(force))
     stranger = eqx.tree_at(lambda g: g.numbers, graph, jnp.asarray([29, 28], jnp.int32))
     assert np.isnan(forces(energy, stranger)[0])
