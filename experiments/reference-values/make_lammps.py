@@ -60,7 +60,7 @@ CASES = {
 }
 CHARGES = {"buckingham ewald Mg O": [2.0, -2.0]}
 # LAMMPS approximates erfc to 1e-7: with so steep a splitting the sum over waves, which is exact, does nearly all.
-EWALD = ["pair_modify table 0", "kspace_style ewald 1e-12", "kspace_modify gewald 1.5"]
+EWALD = ["pair_modify table 0", "kspace_style ewald 1e-12", "kspace_modify gewald 2.5"]
 
 
 def structures(sites, constant, elements, repeats, random):
