@@ -3,6 +3,7 @@
 from jaxmlip.energy.base import AbstractEnergy as AbstractEnergy
 from jaxmlip.energy.base import Scaled as Scaled
 from jaxmlip.energy.base import Sum as Sum
+from jaxmlip.energy.base import SystemCheck as SystemCheck
 from jaxmlip.energy.base import check_cutoff as check_cutoff
 from jaxmlip.energy.base import check_elements as check_elements
 from jaxmlip.energy.base import check_system as check_system
@@ -10,6 +11,10 @@ from jaxmlip.energy.bonded import HarmonicAngles as HarmonicAngles
 from jaxmlip.energy.bonded import HarmonicBonds as HarmonicBonds
 from jaxmlip.energy.bonded import HarmonicTorsions as HarmonicTorsions
 from jaxmlip.energy.bonded import PeriodicTorsions as PeriodicTorsions
+from jaxmlip.energy.charges import AbstractCharges as AbstractCharges
+from jaxmlip.energy.charges import AtomCharges as AtomCharges
+from jaxmlip.energy.charges import ModelCharges as ModelCharges
+from jaxmlip.energy.charges import SpeciesCharges as SpeciesCharges
 from jaxmlip.energy.derivatives import Derivatives as Derivatives
 from jaxmlip.energy.derivatives import energy_forces as energy_forces
 from jaxmlip.energy.derivatives import energy_forces_stress as energy_forces_stress
@@ -17,9 +22,17 @@ from jaxmlip.energy.derivatives import energy_forces_virial as energy_forces_vir
 from jaxmlip.energy.derivatives import hessian as hessian
 from jaxmlip.energy.derivatives import hessian_vector_product as hessian_vector_product
 from jaxmlip.energy.derivatives import system_energies as system_energies
+from jaxmlip.energy.dispersion import D3 as D3
 from jaxmlip.energy.eam import EAM as EAM
+from jaxmlip.energy.equilibration import EquilibratedCharges as EquilibratedCharges
+from jaxmlip.energy.equilibration import Equilibration as Equilibration
+from jaxmlip.energy.ewald import Ewald as Ewald
+from jaxmlip.energy.ewald_plan import EwaldPlan as EwaldPlan
+from jaxmlip.energy.ewald_plan import plan_ewald as plan_ewald
+from jaxmlip.energy.exclusions import ExcludedCoulomb as ExcludedCoulomb
 from jaxmlip.energy.ionic import BornMayerHuggins as BornMayerHuggins
 from jaxmlip.energy.ionic import buckingham as buckingham
+from jaxmlip.energy.latent import LatentEwald as LatentEwald
 from jaxmlip.energy.lennard_jones import LennardJones as LennardJones
 from jaxmlip.energy.lennard_jones import uniform_tail as uniform_tail
 from jaxmlip.energy.pair import Morse as Morse

@@ -81,7 +81,7 @@ class EAM(AbstractEnergy):
     def __call__(self, graph: Graph) -> Float[Array, "atoms"]:
         r = graph.lengths()
         # On one spot the pair energy is its limit: finite where the table of r times it begins with 0.
-        r = jnp.where(r > 0, r, jnp.asarray(1e4 * jnp.finfo(r.dtype).tiny, r.dtype))
+        r = jnp.where(r > 0, r, jnp.asarray(4.0 * jnp.finfo(r.dtype).tiny, r.dtype))
         inside = r < self.cutoff
         center = species_index(graph.numbers, self.elements or ())
         other = center[graph.senders]

@@ -245,7 +245,9 @@ def _choose(path: Path, labels: tuple[str, ...], elements: Elements) -> tuple[tu
         elements = (elements,)
     symbols = dict(elements) if isinstance(elements, Mapping) else {label: label for label in elements}
     missing = [label for label in symbols if label not in labels]
-    if missing or not symbols:
+    if not symbols:
+        raise UserError(f"{path}: no entries; the file has {', '.join(labels) or 'none'}.")
+    if missing:
         raise UserError(f"{path}: no parameters for {', '.join(missing)}; the file has {', '.join(labels)}.")
     strange = [f"{label} -> {symbol}" for label, symbol in symbols.items() if symbol not in NUMBERS or symbol == "X"]
     if strange:

@@ -7,6 +7,7 @@ from pathlib import Path
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxmlip.energy.base import AbstractEnergy, parameter
@@ -123,10 +124,20 @@ class StillingerWeber(AbstractEnergy):
 
 
 def _moments(h: Float[Array, "species neighbors atoms"], u: Float[Array, "3 neighbors atoms"]):
-    r"""$\sum h$, $\sum h \hat r$ and the six components xx yy zz yz xz xy of $\sum h \hat r \hat r$."""
-    first = [h * u[a][None] for a in range(3)]
-    second = [first[a] * u[b][None] for a, b in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))]
-    return jnp.sum(h, axis=1), [jnp.sum(x, axis=1) for x in first], [jnp.sum(x, axis=1) for x in second]
+    r"""$\sum h$, $\sum h \hat r$ and the six components xx yy zz yz xz xy of $\sum h \hat r \hat r$.
+
+    A loop over the neighbors: ten sums side by side would compute the exponentials in `h` ten times (on a CPU, energy
+    and forces then take 2.3 times as long).
+    """
+
+    def add(sums, edge):
+        weight, unit = edge
+        first = [weight * unit[a][None] for a in range(3)]
+        second = [first[a] * unit[b][None] for a, b in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))]
+        return [total + more for total, more in zip(sums, [weight, *first, *second], strict=True)], None
+
+    sums = lax.scan(add, [jnp.zeros_like(h[:, 0])] * 10, (jnp.moveaxis(h, 1, 0), jnp.moveaxis(u, 1, 0)))[0]
+    return sums[0], sums[1:4], sums[4:]
 
 
 def _of_pair(

@@ -194,9 +194,7 @@ def _in_blocks(x: Array) -> Array:
     return jnp.moveaxis(cut, -3, 0)
 
 
-def _fade(
-    r: Float[Array, "*pairs"], start: Float[Array, "*pairs"], end: Float[Array, "*pairs"]
-) -> Float[Array, "*pairs"]:
+def _fade(r: Float[Array, "..."], start: Float[Array, "..."], end: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""1 up to `start`, $\sin^2(\frac{\pi}{2} (end - r) / (end - start))$, 0 from `end` on.
 
     That is $\frac12 - \frac12 \sin(\pi (r - R) / 2D)$, and precise where it is nearly 0.

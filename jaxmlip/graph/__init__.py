@@ -2,6 +2,8 @@
 
 from jaxmlip.graph.batch import batch as batch
 from jaxmlip.graph.batch import pad as pad
+from jaxmlip.graph.blocks import Blocks as Blocks
+from jaxmlip.graph.blocks import blocks as blocks
 from jaxmlip.graph.graph import Graph as Graph
 from jaxmlip.graph.graph import safe_norm as safe_norm
 from jaxmlip.graph.neighbors import Neighbors as Neighbors

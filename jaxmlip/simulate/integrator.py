@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxmlip.energy import AbstractEnergy, check_elements
+from jaxmlip.energy import AbstractEnergy, check_system
 from jaxmlip.graph.neighbors import Neighbors, allocate, grow, to_graph
 from jaxmlip.simulate.constraints import degrees_of_freedom, project
 from jaxmlip.simulate.schedule import extremes
@@ -69,7 +69,7 @@ class AbstractIntegrator(eqx.Module):
         **Raises:** `ValueError` for elements that the energy does not know, atoms on top of each other, an energy or
         forces that are not finite, momenta that do not fit, constraints that these dynamics would break.
         """
-        check_elements(energy, np.asarray(system.numbers))
+        check_system(energy, system)
         self._check_constraints(system)
         key, draw = jax.random.split(key)
         momenta = self.momenta(system, draw, temperature) if momenta is None else _checked(momenta, system)

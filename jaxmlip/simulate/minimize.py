@@ -2,11 +2,10 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmlip.energy import AbstractEnergy, check_elements, energy_forces, energy_forces_virial
+from jaxmlip.energy import AbstractEnergy, check_system, energy_forces, energy_forces_virial
 from jaxmlip.graph.lattice import product, reciprocal
 from jaxmlip.graph.neighbors import Neighbors, allocate, grow, to_graph, update
 from jaxmlip.simulate.constraints import project
@@ -58,7 +57,7 @@ def minimize(
     """
     check_positive("fmax", "eV/Å", fmax)
     check_positive("smax", "eV/Å³", smax)
-    check_elements(energy, np.asarray(system.numbers))
+    check_system(energy, system)
     if cell and not all(system.pbc):
         raise ValueError(f"Only a cell that is periodic in all directions can relax; `pbc` is {system.pbc}.")
     if system.constraints is not None and (len(system.constraints.pairs) or (cell and len(system.constraints.fixed))):

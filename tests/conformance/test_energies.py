@@ -1,16 +1,28 @@
 """Every energy passes every check of the conformance kit; for each check some energy, wrong on purpose, fails it."""
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 from jaxtyping import Array, Float
 
 from jaxmlip import testing
-from jaxmlip.energy import ZBL, AbstractEnergy, AtomicReferences, LennardJones, energy_forces_stress
+from jaxmlip.energy import (
+    EAM,
+    ZBL,
+    AbstractEnergy,
+    AtomicReferences,
+    LennardJones,
+    StillingerWeber,
+    Tersoff,
+    energy_forces_stress,
+)
 from jaxmlip.models.ace import ACE, ACEConfig
 from jaxmlip.models.nequip import NequIP, NequIPConfig
 
@@ -34,6 +46,54 @@ def nequip():
     return NequIP(NequIPConfig((8, 14), cutoff=4.0, average_neighbors=20.0, **NEQUIP_SIZES), key=jax.random.key(0))
 
 
+# Parameters of Stillinger & Weber (1985), of Ding & Andersen (1986) for germanium with means between them, and of
+# Tersoff (1989); docs/decisions/0009 says what cannot hold for the last.
+SW = """
+Si Si Si 2.1683 2.0951 1.80 21.0 1.20 -0.333333333333 7.049556277 0.6022245584 4.0 0.0 0.0
+Ge Ge Ge 1.93   2.181  1.80 31.0 1.20 -0.333333333333 7.049556277 0.6022245584 4.0 0.0 0.0
+Si Ge Ge 2.0457 2.1376 1.80 25.5 1.20 -0.333333333333 7.049556277 0.6022245584 4.0 0.0 0.0
+Ge Si Si 2.0457 2.1376 1.80 25.5 1.20 -0.333333333333 7.049556277 0.6022245584 4.0 0.0 0.0
+Si Si Ge 2.1061 0.0 0.0 23.1 0.0 -0.333333333333 0.0 0.0 0.0 0.0 0.0
+Si Ge Si 2.1061 0.0 0.0 23.1 0.0 -0.333333333333 0.0 0.0 0.0 0.0 0.0
+Ge Ge Si 1.9870 0.0 0.0 28.1 0.0 -0.333333333333 0.0 0.0 0.0 0.0 0.0
+Ge Si Ge 1.9870 0.0 0.0 28.1 0.0 -0.333333333333 0.0 0.0 0.0 0.0 0.0
+"""
+TERSOFF = """
+C  C  C  3.0 1.0 0.0 38049  4.3484 -.57058 .72751 0.00000015724 2.2119  346.7   1.95 0.15 3.4879 1393.6
+Si Si Si 3.0 1.0 0.0 100390 16.217 -.59825 .78734 0.0000011     1.73222 471.18  2.85 0.15 2.4799 1830.8
+Si Si C  3.0 1.0 0.0 100390 16.217 -.59825 0.0 0.0 0.0 0.0 2.36 0.15 0.0 0.0
+Si C  C  3.0 1.0 0.0 100390 16.217 -.59825 .787340 0.0000011    1.97205 395.126 2.36 0.15 2.9839 1597.3111
+C  Si Si 3.0 1.0 0.0 38049  4.3484 -.57058 .72751 0.00000015724 1.97205 395.126 2.36 0.15 2.9839 1597.3111
+C  Si C  3.0 1.0 0.0 38049  4.3484 -.57058 0.0 0.0 0.0 0.0 1.95 0.15 0.0 0.0
+C  C  Si 3.0 1.0 0.0 38049  4.3484 -.57058 0.0 0.0 0.0 0.0 2.36 0.15 0.0 0.0
+Si C  Si 3.0 1.0 0.0 100390 16.217 -.59825 0.0 0.0 0.0 0.0 2.85 0.15 0.0 0.0
+"""
+
+
+def from_text(read, text):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "parameters")
+        path.write_text(text)
+        return read(path)
+
+
+def eam():
+    """Finnis-Sinclair tables of two made-up metals, smooth at the cutoff."""
+    points, cutoff = 2001, 4.5
+    r, rho = np.linspace(0.0, cutoff, points), np.linspace(0.0, 12.0, points)
+    fade = (1.0 - r / cutoff) ** 4
+
+    def setfl(values):
+        return "\n".join(f"{v:.17e}" for v in values)
+
+    lines = ["made up", "for", "this test", "2 Ni Cu", f"{points} {12.0 / (points - 1)} {points} {r[1]} {cutoff}"]
+    for a in range(2):
+        lines += [f"{28 + a} 60.0 3.6 fcc", setfl(-(1.0 + 0.2 * a) * rho / np.sqrt(1.0 + rho))]
+        lines += [setfl((2.0 + 0.3 * a - 0.4 * b) * np.exp(-r) * fade) for b in range(2)]
+    lines += [setfl((30.0 + 4.0 * k + 20.0 * r) * np.exp(-1.8 * r) * fade) for k in range(3)]
+    return from_text(EAM.from_finnis_sinclair, "\n".join(lines))
+
+
 # name: (what makes the energy, atomic numbers, spacing [Å], checks that cannot hold)
 ENERGIES = {
     "lennard_jones": (lennard_jones, (18,), 2.3, ()),
@@ -41,6 +101,10 @@ ENERGIES = {
     "nequip": (nequip, (14, 8), 2.0, ("coincident_atoms",)),
 }
 SLOW = {
+    "stillinger_weber": (lambda: from_text(StillingerWeber.from_file, SW), (14, 32), 2.3, ()),
+    "eam": (eam, (28, 29), 2.2, ()),
+    "tersoff": (lambda: from_text(Tersoff.from_file, TERSOFF), (14, 6), 1.8, ("smooth_cutoff", "coincident_atoms")),
+    "tersoff_and_zbl": (lambda: from_text(Tersoff.from_file, TERSOFF) + ZBL(cutoff=1.2), (6,), 1.5, ("smooth_cutoff",)),
     "ace": (lambda: ace(2), (14, 8), 2.0, ("coincident_atoms",)),
     "ace_and_zbl": (lambda: ace(1) + ZBL(cutoff=2.5), (14, 8), 2.0, ()),
     "zbl": (lambda: ZBL(cutoff=2.5), (29, 6), 1.7, ()),
