@@ -67,7 +67,7 @@ class AbstractIntegrator(eqx.Module):
         check_elements(energy, np.asarray(system.numbers))
         key, draw = jax.random.split(key)
         momenta = self._momenta(system, draw, temperature) if momenta is None else _checked(momenta, system)
-        neighbors = allocate(system, energy.cutoff, skin=skin, capacity=capacity)
+        neighbors = allocate(system, energy.cutoff or 1.0, skin=skin, capacity=capacity)
         while bool(neighbors.failed):  # a `capacity` too small for the first forces
             neighbors = grow(neighbors, system)
         check_distances(system, np.asarray(_lengths(neighbors, system)), np.asarray(neighbors.senders))

@@ -97,7 +97,7 @@ def minimize(
     check_elements(energy, np.asarray(system.numbers))
     if cell and not all(system.pbc):
         raise ValueError(f"Only a cell that is periodic in all directions can relax; `pbc` is {system.pbc}.")
-    neighbors = allocate(system, energy.cutoff, skin=skin)
+    neighbors = allocate(system, energy.cutoff or 1.0, skin=skin)
     limits = jnp.asarray([fmax, smax, pressure], system.positions.dtype)
     state = _start(energy, system, neighbors, limits, fire, cell)
     while int(state.steps) < steps and not bool(_done(state, limits)):
