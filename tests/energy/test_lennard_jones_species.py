@@ -105,7 +105,7 @@ def test_with_the_tail_a_short_cutoff_is_close_to_a_long_one():
     random = np.random.default_rng(0)
     side = 5.5
     sites = np.array([[i, j, k] for i in range(3) for j in range(3) for k in range(3)], float) * side / 1.5
-    system = make_system(sites + random.normal(scale=0.3, size=sites.shape), [18] * 27, cell=[2.0 * side] * 3)
+    system = make_system(sites + random.normal(scale=0.8, size=sites.shape), [18] * 27, cell=[2.0 * side] * 3)
 
     def at(cutoff, tail):
         result = measure(LennardJones(0.0104, 3.4, cutoff, tail=tail), batch(system, cutoff))
