@@ -94,8 +94,9 @@ class HarmonicAngles(AbstractEnergy, SystemCheck):
 class PeriodicTorsions(AbstractEnergy, SystemCheck):
     r"""$k [1 + \cos(n \phi - \phi_0)]$ for chains of four: `barrier` k [eV], `multiplicity` n, `phase` $\phi_0$ [rad].
 
-    A torsion with several n is several terms. Where bonds come within 5.7 degrees of being in line the cosine is
-    faded out (`angles.torsion`), so that forces and Hessian are finite everywhere.
+    A torsion with several n is several terms. Mirror images have the same energy where phases are 0 or pi. Where bonds
+    come within 5.7 degrees of being in line the cosine is faded out (`angles.torsion`), so that forces and Hessian are
+    finite everywhere.
     """
 
     index: Int[Array, "terms 4"]

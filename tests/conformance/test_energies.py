@@ -83,8 +83,8 @@ def molecule():
     """Every kind of bonded term, on the eight atoms of the sample."""
     bonds = HarmonicBonds([[0, 1], [1, 2], [2, 3], [6, 7]], 3.0, 1.9, atoms=8)
     angles = HarmonicAngles([[0, 1, 2], [1, 2, 3], [4, 5, 6]], 2.0, [1.9, 2.5, 1.6], atoms=8)
-    torsions = PeriodicTorsions([[0, 1, 2, 3], [4, 5, 6, 7]], [0.3, 0.2], [1, 3], 0.4, atoms=8)
-    return bonds + angles + torsions + HarmonicTorsions([[1, 0, 2, 3]], 0.5, 0.3, atoms=8)
+    torsions = PeriodicTorsions([[0, 1, 2, 3], [4, 5, 6, 7]], [0.3, 0.2], [1, 3], [0.0, jnp.pi], atoms=8)
+    return bonds + angles + torsions + HarmonicTorsions([[1, 0, 2, 3]], 0.5, 0.0, atoms=8)
 
 
 def biased():
@@ -135,7 +135,7 @@ SLOW = {
     "repulsion": (lambda: Repulsion({"Si-O": 2.0, "Si-Si": 1.0, "O-O": 3.0}, cutoff=3.0), (14, 8), 2.0, ()),
     "soft_sphere": (lambda: SoftSphere(2.0, 2.9), (14, 8), 2.0, ("coincident_atoms",)),
     "buckingham": (silica, (14, 8), 2.0, ()),
-    "biased": (biased, (14, 8), 2.0, NAMED),
+    "biased": (biased, (14, 8), 2.0, (*NAMED, "inversion")),  # a torsion held at an angle is chiral
     "restrained": (restrained, (14, 8), 2.0, (*NAMED, *IN_SPACE)),
 }
 MADE = {}  # each energy is made once, when it is first needed

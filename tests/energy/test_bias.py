@@ -97,7 +97,7 @@ def test_an_umbrella_is_a_spring_on_a_variable():
     length = np.linalg.norm(POSITIONS[1] - POSITIONS[0])
     energy, forces = total(Umbrella(Distance(0, 1, atoms=4), 5.0, 1.0))
     assert energy == pytest.approx(2.5 * (length - 1.0) ** 2, rel=1e-12)
-    np.testing.assert_allclose(np.linalg.norm(forces[0]), 5.0 * (length - 1.0), rel=1e-12)
+    np.testing.assert_allclose(np.linalg.norm(forces[0]), 5.0 * (length - 1.0), rtol=1e-12)
     volume, _ = total(Umbrella(Variable(lambda graph: graph.volume()), 2.0, 100.0))
     assert volume == pytest.approx((np.linalg.det(CELL) - 100.0) ** 2, rel=1e-10)
 
