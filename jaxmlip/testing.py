@@ -434,7 +434,7 @@ def _cutoff(energy: AbstractEnergy, sample: System) -> float:
 def _graph(energy: AbstractEnergy, sample: System, *systems: System, reach: float = REACH) -> Graph:
     """Systems in one graph of always the same shape."""
     cutoff = _cutoff(energy, sample)
-    crowd = np.bincount(neighbor_pairs(*_arrays(sample), sample.pbc, cutoff + REACH)[0]).max()
+    crowd = np.bincount(neighbor_pairs(*_arrays(sample), sample.pbc, cutoff + REACH)[0]).max(initial=1)
     graph = batch(systems, cutoff + reach, atoms=ATOMS, neighbors=8 * int(np.ceil(1.5 * crowd / 8.0)), slots=2)
     return dataclasses.replace(graph, cutoff=cutoff + REACH)  # one value in all graphs: it is part of the program
 

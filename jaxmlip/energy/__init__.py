@@ -7,6 +7,11 @@ from jaxmlip.energy.base import SystemCheck as SystemCheck
 from jaxmlip.energy.base import check_cutoff as check_cutoff
 from jaxmlip.energy.base import check_elements as check_elements
 from jaxmlip.energy.base import check_system as check_system
+from jaxmlip.energy.bias import External as External
+from jaxmlip.energy.bias import PlanarWall as PlanarWall
+from jaxmlip.energy.bias import PositionRestraints as PositionRestraints
+from jaxmlip.energy.bias import SphericalWall as SphericalWall
+from jaxmlip.energy.bias import Umbrella as Umbrella
 from jaxmlip.energy.bonded import HarmonicAngles as HarmonicAngles
 from jaxmlip.energy.bonded import HarmonicBonds as HarmonicBonds
 from jaxmlip.energy.bonded import HarmonicTorsions as HarmonicTorsions
@@ -35,6 +40,9 @@ from jaxmlip.energy.ionic import buckingham as buckingham
 from jaxmlip.energy.latent import LatentEwald as LatentEwald
 from jaxmlip.energy.lennard_jones import LennardJones as LennardJones
 from jaxmlip.energy.lennard_jones import uniform_tail as uniform_tail
+from jaxmlip.energy.metadynamics import Metadynamics as Metadynamics
+from jaxmlip.energy.metadynamics import deposit as deposit
+from jaxmlip.energy.metadynamics import enlarge as enlarge
 from jaxmlip.energy.pair import Morse as Morse
 from jaxmlip.energy.pair import Pair as Pair
 from jaxmlip.energy.pair import Repulsion as Repulsion
@@ -42,4 +50,11 @@ from jaxmlip.energy.pair import SoftSphere as SoftSphere
 from jaxmlip.energy.references import AtomicReferences as AtomicReferences
 from jaxmlip.energy.stillinger_weber import StillingerWeber as StillingerWeber
 from jaxmlip.energy.tersoff import Tersoff as Tersoff
+from jaxmlip.energy.variables import AbstractVariable as AbstractVariable
+from jaxmlip.energy.variables import Angle as Angle
+from jaxmlip.energy.variables import Coordinate as Coordinate
+from jaxmlip.energy.variables import Coordination as Coordination
+from jaxmlip.energy.variables import Distance as Distance
+from jaxmlip.energy.variables import Torsion as Torsion
+from jaxmlip.energy.variables import Variable as Variable
 from jaxmlip.energy.zbl import ZBL as ZBL

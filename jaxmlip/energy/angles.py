@@ -19,7 +19,8 @@ def harmonic_angle(
     r"""$(\theta - \theta_0)^2$ of the angle $\theta$ between `u` and `v`, and `angle` $\theta_0$ [rad²].
 
     Written in the square of the smaller of $\theta$ and $\delta = \pi - \theta$, a smooth function of the positions
-    where $\theta$ is not: $(\theta - \theta_0)^2 = \delta^2 - 2 (\pi - \theta_0) \delta + (\pi - \theta_0)^2$. For $\theta_0 = \pi$ only the first term is left, and forces and Hessian of a linear molecule are exact. For other
+    where $\theta$ is not: $(\theta - \theta_0)^2 = \delta^2 - 2 (\pi - \theta_0) \delta + (\pi - \theta_0)^2$. For
+    $\theta_0 = \pi$ only the first term is left, and forces and Hessian of a linear molecule are exact. For other
     $\theta_0$ the energy has a cusp where the bonds are in line; there the force is the mean over all directions, zero,
     and the Hessian that of the smooth part.
     """

@@ -5,10 +5,12 @@ with or without padding, and one that holds it many times (a batch for training)
 atom by atom: each bond takes its nearest image. A system with another number of atoms is refused by `check_system`, and
 where nobody asked, its energy is NaN.
 
-Parameters are one number for each term, or one for all. Constants have the 1/2 in front (AMBER and CHARMM files do not).
+Parameters are one number for each term, or one for all. Constants have the 1/2 in front; AMBER's and CHARMM's do not.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -25,7 +27,7 @@ from jaxmlip.system import System
 
 _MULTIPLICITIES = 6
 
-PerTerm = float | np.ndarray | Array
+PerTerm = float | Sequence[float] | np.ndarray | Array
 
 
 class HarmonicBonds(AbstractEnergy, SystemCheck):
@@ -59,7 +61,7 @@ class HarmonicBonds(AbstractEnergy, SystemCheck):
 
 
 class HarmonicAngles(AbstractEnergy, SystemCheck):
-    r"""$\frac{1}{2} k (\theta - \theta_0)^2$ for triples, the vertex in the middle: k [eV/rad²], `angle` $\theta_0$ [rad].
+    r"""$\frac{1}{2} k (\theta - \theta_0)^2$ for triples, the vertex second: k [eV/rad²], `angle` $\theta_0$ [rad].
 
     Forces and Hessian are finite everywhere and exact for $\theta_0 = \pi$; for other angles there is a cusp where the
     bonds are in line (`angles.harmonic_angle`).
@@ -92,8 +94,9 @@ class HarmonicAngles(AbstractEnergy, SystemCheck):
 class PeriodicTorsions(AbstractEnergy, SystemCheck):
     r"""$k [1 + \cos(n \phi - \phi_0)]$ for chains of four: `barrier` k [eV], `multiplicity` n, `phase` $\phi_0$ [rad].
 
-    A torsion with several n is several terms. Where bonds come within 5.7 degrees of being in line the cosine is
-    faded out (`angles.torsion`), so that forces and Hessian are finite everywhere.
+    A torsion with several n is several terms. Mirror images have the same energy where phases are 0 or pi. Where bonds
+    come within 5.7 degrees of being in line the cosine is faded out (`angles.torsion`), so that forces and Hessian are
+    finite everywhere.
     """
 
     index: Int[Array, "terms 4"]
@@ -141,10 +144,11 @@ class PeriodicTorsions(AbstractEnergy, SystemCheck):
 
 
 class HarmonicTorsions(AbstractEnergy, SystemCheck):
-    r"""$\frac{1}{2} k (\phi - \phi_0)^2$ for chains of four, the difference within half a turn: k [eV/rad²], `angle` [rad].
+    r"""$\frac{1}{2} k (\phi - \phi_0)^2$ for chains of four: k [eV/rad²], `angle` $\phi_0$ [rad].
 
-    For impropers name the four atoms in the order whose dihedral angle is meant (in CHARMM the central atom comes first).
-    Faded out like `PeriodicTorsions` where bonds are in line; half a turn away from $\phi_0$ there is a cusp.
+    The difference is taken within half a turn; where it is half a turn, there is a cusp. For impropers name the four
+    atoms in the order whose dihedral angle is meant (in CHARMM the central atom comes first). Faded out like
+    `PeriodicTorsions` where bonds are in line.
     """
 
     index: Int[Array, "terms 4"]
@@ -184,7 +188,7 @@ def check_angles(name: str, values: Array, low: float, high: float) -> None:
 
 
 def _per_term(value: PerTerm, index: Int[Array, "terms width"]) -> Float[Array, "terms"]:
-    value = parameter(value)
+    value = parameter(np.asarray(value, np.float64) if isinstance(value, Sequence) else value)
     if value.ndim > 0 and value.shape != (len(index),):
         raise ValueError(
             f"Give one number, or one for each of {len(index)} terms; got an array of shape {value.shape}."

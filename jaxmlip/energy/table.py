@@ -27,9 +27,15 @@ def read_pairs(parameters: Mapping[str, Given]) -> tuple[dict[str, Float[Array, 
 
     **Raises:** `ValueError` naming what is unknown, contradictory or missing.
     """
-    tables = {name: _read(name, value, _pair) for name, value in parameters.items() if isinstance(value, Mapping)}
+    tables: dict[str, dict[tuple[int, int], float]] = {}
+    arrays: dict[str, Float[Array, "*pairs"]] = {}
+    for name, value in parameters.items():
+        if isinstance(value, Mapping):
+            tables[name] = _read(name, value, _pair)
+        else:
+            arrays[name] = parameter(value)
     if not tables:
-        return {name: parameter(value) for name, value in parameters.items()}, None
+        return arrays, None
     elements = sorted({z for table in tables.values() for pair in table for z in pair})
     pairs = tuple(itertools.combinations_with_replacement(elements, 2))
     for name, table in tables.items():
@@ -39,7 +45,10 @@ def read_pairs(parameters: Mapping[str, Given]) -> tuple[dict[str, Float[Array, 
                 f"`{name}` lacks {', '.join(missing)}: give every pair of {_names(elements)}, "
                 "with 0 for a strength where two elements shall not interact."
             )
-    return {name: _expand(tables.get(name, value), pairs) for name, value in parameters.items()}, pairs
+    arrays = {name: jnp.broadcast_to(value, (len(pairs),)) for name, value in arrays.items()}
+    return arrays | {
+        name: parameter(np.array([table[pair] for pair in pairs])) for name, table in tables.items()
+    }, pairs
 
 
 def read_elements(
@@ -112,12 +121,6 @@ def _element(name: str, key: Key) -> int:
     if not isinstance(number, (int, np.integer)) or not 0 < number < len(SYMBOLS):
         raise ValueError(f'`{name}` names {key!r}, which is no element; write symbols such as "Si".')
     return int(number)
-
-
-def _expand(value: float | np.ndarray | Array | dict, pairs: Pairs) -> Float[Array, "pairs"]:
-    if isinstance(value, dict):
-        return parameter(np.array([value[pair] for pair in pairs]))
-    return jnp.broadcast_to(parameter(value), (len(pairs),))
 
 
 def _names(elements) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmlip.graph import Graph
-from jaxmlip.graph.nearest import nearest_images
+from jaxmlip.graph.nearest import Lattice, nearest_images, short_lattice
 
 Indices = np.ndarray | Array | Sequence[Sequence[int]]
 
@@ -53,12 +53,14 @@ class Places:
     index: Int[Array, "systems terms width"]
     whole: Bool[Array, "systems"]
     counts: Float[Array, "systems"]
+    lattice: Lattice
 
     def __init__(self, graph: Graph, index: Int[Array, "terms width"], atoms: int):
         size = graph.numbers.shape[0]
         if size < atoms:
             check_atoms("terms", atoms, size)
         self.graph = graph
+        self.lattice = jax.vmap(short_lattice)(graph.cell, graph.pbc)
         self.counts = graph.sum_atoms(jnp.ones_like(graph.positions[:, 0]))
         self.whole = self.counts == atoms
         slots = jnp.arange(graph.systems, dtype=graph.system_index.dtype)
@@ -72,10 +74,13 @@ class Places:
         Where there is no such system, vectors that no law of angles minds.
         """
         positions = self.graph.positions
-        vectors = positions[self.index[:, :, second]] - positions[self.index[:, :, first]]
-        vectors = jax.vmap(nearest_images)(vectors, self.graph.cell, self.graph.pbc)
+        vectors = self.nearest(positions[self.index[:, :, second]] - positions[self.index[:, :, first]])
         harmless = jnp.eye(3, dtype=positions.dtype)[second % 3]
         return jnp.where(self.whole[:, None, None], vectors, harmless[None, None, :])
+
+    def nearest(self, vectors: Float[Array, "systems terms 3"]) -> Float[Array, "systems terms 3"]:
+        """The nearest images of vectors in the cells of their systems [Å]."""
+        return jax.vmap(nearest_images)(vectors, self.lattice)
 
     def share(self, energies: Float[Array, "systems terms"]) -> Float[Array, "atoms"]:
         """Energies of terms as energies of atoms, in equal parts."""
@@ -83,5 +88,9 @@ class Places:
         energies = jnp.where(self.whole[:, None], energies, jnp.zeros_like(energies)) / width
         flat = jnp.broadcast_to(energies[..., None], self.index.shape).reshape(-1)
         sums = jax.ops.segment_sum(flat, self.index.reshape(-1), len(self.graph.numbers))
+        return sums + self.marked(jnp.zeros_like(self.counts).astype(sums.dtype))[self.graph.system_index]
+
+    def marked(self, values: Float[Array, "systems"]) -> Float[Array, "systems"]:
+        """Values of systems, NaN for those with another number of atoms."""
         strange = ~self.whole & (self.counts > 0)
-        return sums + jnp.where(strange, jnp.nan, 0.0).astype(sums.dtype)[self.graph.system_index]
+        return jnp.where(strange, jnp.full_like(values, jnp.nan), values)

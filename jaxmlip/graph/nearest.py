@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,27 +16,35 @@ _AROUND = np.array(list(itertools.product((-1, 0, 1), repeat=3)), np.float64)
 _SWEEPS = 12  # of pairwise reduction; a 9:1 shear takes four
 
 
-def nearest_images(
-    vectors: Float[Array, "*pairs 3"], cell: Float[Array, "3 3"], pbc: Bool[Array, "3"]
-) -> Float[Array, "*pairs 3"]:
-    """The shortest of each vector plus lattice vectors of the periodic axes [Å].
+class Lattice(NamedTuple):
+    """Short vectors that span the periodic directions [Å], zero for the others, and their duals (constants)."""
 
-    `cell` may be any cell; rows of axes that are not periodic are not used and may be zero. Which lattice vectors are
-    added is constant for derivatives (they stretch with the cell): where two images are as near, there is a kink.
-    """
+    rows: Float[Array, "3 3"]
+    duals: Float[Array, "3 3"]
+
+
+def short_lattice(cell: Float[Array, "3 3"], pbc: Bool[Array, "3"]) -> Lattice:
+    """The lattice of any cell by short vectors; rows of axes that are not periodic are not used and may be zero."""
     rows = jnp.where(pbc[:, None], cell, jnp.zeros_like(cell))
-    steps = reduction(lax.stop_gradient(rows))
-    reduced = product(steps, rows)
-    duals = lax.stop_gradient(_duals(reduced))
-    counts = -jnp.round(product(lax.stop_gradient(vectors), duals.T))
-    near = vectors + product(counts, reduced)
-    around = product(jnp.asarray(_AROUND, vectors.dtype), reduced)
+    rows = product(_reduction(lax.stop_gradient(rows)), rows)
+    return Lattice(rows, lax.stop_gradient(_duals(rows)))
+
+
+def nearest_images(vectors: Float[Array, "*pairs 3"], lattice: Lattice) -> Float[Array, "*pairs 3"]:
+    """The shortest of each vector plus any lattice vector [Å].
+
+    Which lattice vectors are added is constant for derivatives (they stretch with the cell): where two images are as
+    near, there is a kink.
+    """
+    counts = -jnp.round(product(lax.stop_gradient(vectors), lattice.duals.T))
+    near = vectors + product(counts, lattice.rows)
+    around = product(jnp.asarray(_AROUND, vectors.dtype), lattice.rows)
     candidates = lax.stop_gradient(near[..., None, :] + around.reshape((1,) * (near.ndim - 1) + around.shape))
     best = jnp.argmin(jnp.sum(candidates * candidates, axis=-1), axis=-1)
     return near + around[best]
 
 
-def reduction(rows: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
+def _reduction(rows: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
     """Whole numbers that combine lattice vectors to short ones: each pair of `result @ rows` is reduced (Gauss)."""
 
     def sweep(_, steps):

@@ -74,7 +74,7 @@ class AbstractIntegrator(eqx.Module):
         key, draw = jax.random.split(key)
         momenta = self.momenta(system, draw, temperature) if momenta is None else _checked(momenta, system)
         momenta = project(system, momenta)
-        neighbors = allocate(system, energy.cutoff, skin=skin, capacity=capacity)
+        neighbors = allocate(system, energy.cutoff or 1.0, skin=skin, capacity=capacity)
         while bool(neighbors.failed):  # a `capacity` too small for the first forces
             neighbors = grow(neighbors, system)
         check_distances(system, np.asarray(_lengths(neighbors, system)), np.asarray(neighbors.senders))

@@ -65,7 +65,7 @@ def minimize(
             "Relaxation keeps fixed atoms (in a cell that keeps its shape), but no rigid bonds: take them off with "
             "`constrain(system)`."
         )
-    neighbors = allocate(system, energy.cutoff, skin=skin)
+    neighbors = allocate(system, energy.cutoff or 1.0, skin=skin)
     limits = jnp.asarray([fmax, smax, pressure], system.positions.dtype)
     state = _start(energy, system, neighbors, limits, method, cell)
     while int(state.steps) < steps and not bool(_done(state, limits) | state.stalled):

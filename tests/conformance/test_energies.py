@@ -18,11 +18,27 @@ from jaxmlip.energy import (
     ZBL,
     AbstractEnergy,
     AtomicReferences,
+    Distance,
+    HarmonicAngles,
+    HarmonicBonds,
+    HarmonicTorsions,
     LennardJones,
+    Metadynamics,
+    Morse,
+    Pair,
+    PeriodicTorsions,
+    PositionRestraints,
+    Repulsion,
+    SoftSphere,
     StillingerWeber,
     Tersoff,
+    Torsion,
+    Umbrella,
+    buckingham,
+    deposit,
     energy_forces_stress,
 )
+from jaxmlip.graph import batch
 from jaxmlip.models.ace import ACE, ACEConfig
 from jaxmlip.models.nequip import NequIP, NequIPConfig
 
@@ -94,10 +110,68 @@ def eam():
     return from_text(EAM.from_finnis_sinclair, "\n".join(lines))
 
 
+def argon_krypton(**keywords):
+    return LennardJones({"Ar": 0.4, "Kr": 0.3}, {"Ar": 2.1, "Kr": 2.3}, 5.0, **keywords)
+
+
+def silica():
+    """Buckingham pairs, weaker than usual so that eight distorted atoms do not reach the inner wall everywhere."""
+    strengths = {"Si-O": 1800.0, "O-O": 1388.0, "Si-Si": 0.0}
+    decays = {"Si-O": 0.25, "O-O": 0.36, "Si-Si": 1.0}
+    return buckingham(strengths, decays, {"Si-O": 30.0, "O-O": 175.0, "Si-Si": 0.0}, 5.0)
+
+
+def inverse_ninth(r, strength):
+    return strength / r**9
+
+
+def pair():
+    return Pair(inverse_ninth, {"strength": {"Si-O": 5.0, "Si-Si": 2.0, "O-O": 3.0}}, 4.0)
+
+
+def morse():
+    return Morse({"Si-O": 1.0, "Si-Si": 0.2, "O-O": 0.1}, 1.4, 1.9, 5.0)
+
+
+def molecule():
+    """Every kind of bonded term, on the eight atoms of the sample."""
+    bonds = HarmonicBonds([[0, 1], [1, 2], [2, 3], [6, 7]], 3.0, 1.9, atoms=8)
+    angles = HarmonicAngles([[0, 1, 2], [1, 2, 3], [4, 5, 6]], 2.0, [1.9, 2.5, 1.6], atoms=8)
+    torsions = PeriodicTorsions([[0, 1, 2, 3], [4, 5, 6, 7]], [0.3, 0.2], [1, 3], [0.0, jnp.pi], atoms=8)
+    return bonds + angles + torsions + HarmonicTorsions([[1, 0, 2, 3]], 0.5, 0.0, atoms=8)
+
+
+def biased():
+    """An umbrella on a torsion, and three hills on a distance."""
+    bias = Metadynamics(Distance(0, 5, atoms=8), 0.3, 0.1, temperature=300.0, bias_factor=10.0, capacity=4)
+    for seed in range(3):
+        bias = deposit(bias, batch(testing.sample_system((14, 8), spacing=2.0, seed=seed), 1.0))
+    return bias + Umbrella(Torsion(0, 1, 3, 7, atoms=8), 0.7, 1.1)
+
+
+def restrained():
+    places = testing.sample_system((14, 8), spacing=2.0, seed=1).positions
+    return PositionRestraints(range(8), places, 0.7, atoms=8)
+
+
+# What an energy of the atoms of one system, named one by one, cannot have.
+NAMED = (
+    "permutation",
+    "extensivity",
+    "isolated_atom",
+    "size_consistency",
+    "coincident_atoms",
+    "batching",
+    "finite_gradients",
+)
+IN_SPACE = ("translation", "rotation", "inversion", "hessian")  # nor one that is fixed in space
+
 # name: (what makes the energy, atomic numbers, spacing [Å], checks that cannot hold)
 ENERGIES = {
     "lennard_jones": (lennard_jones, (18,), 2.3, ()),
     "scaled_sum": (lambda: 0.5 * (references() + lennard_jones() + ZBL(cutoff=2.5)), (14, 8), 2.0, ()),
+    "lennard_jones_mixture_with_tail": (lambda: argon_krypton(tail=True), (18, 36), 2.3, ("isolated_atom",)),
+    "molecule": (molecule, (14, 8), 2.0, NAMED),
     "nequip": (nequip, (14, 8), 2.0, ("coincident_atoms",)),
 }
 SLOW = {
@@ -112,6 +186,15 @@ SLOW = {
     "references_and_lennard_jones": (lambda: references() + lennard_jones(), (14, 8), 2.2, ()),
     "references": (references, (14, 8), 2.2, ("coincident_atoms",)),
     "scaled": (lambda: 0.5 * lennard_jones(), (18,), 2.3, ()),
+    "lennard_jones_mixture": (argon_krypton, (18, 36), 2.3, ()),
+    "pair": (pair, (14, 8), 2.0, ()),
+    "morse": (morse, (14, 8), 2.0, ("coincident_atoms",)),
+    "morse_and_repulsion": (lambda: morse() + Repulsion(2.0, 9.0, cutoff=2.5), (14, 8), 2.0, ()),
+    "repulsion": (lambda: Repulsion({"Si-O": 2.0, "Si-Si": 1.0, "O-O": 3.0}, cutoff=3.0), (14, 8), 2.0, ()),
+    "soft_sphere": (lambda: SoftSphere(2.0, 2.9), (14, 8), 2.0, ("coincident_atoms",)),
+    "buckingham": (silica, (14, 8), 2.0, ()),
+    "biased": (biased, (14, 8), 2.0, (*NAMED, "inversion")),  # a torsion held at an angle is chiral
+    "restrained": (restrained, (14, 8), 2.0, (*NAMED, *IN_SPACE)),
 }
 MADE = {}  # each energy is made once, when it is first needed
 CASES = [

@@ -11,7 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmlip.energy import ZBL, AtomicReferences, LennardJones, Scaled
+from jaxmlip.energy import (
+    ZBL,
+    AtomicReferences,
+    LennardJones,
+    Morse,
+    Repulsion,
+    Scaled,
+    SoftSphere,
+    buckingham,
+)
 from jaxmlip.models import pretrained
 from jaxmlip.models.nequip import NequIP, NequIPConfig
 from jaxmlip.models.pretrained import NAMED, find, load, metadata, save
@@ -42,6 +51,21 @@ def test_sums_keep_their_terms(model, tmp_path):
     again = load(save(tmp_path / "sum", total))
     assert eqx.tree_equal(again, total)
     assert again.terms[1].cutoff == 1.5 and again.elements == (1, 8)
+
+
+def test_pair_energies_are_read_back_with_their_tables(tmp_path):
+    pairs = {"Si-O": 1.5, "Si-Si": 2.0, "O-O": 2.5}
+    total = (
+        LennardJones({"Ar": 0.01, "Kr": 0.014}, {"Ar": 3.4, "Kr": 3.6}, 8.0, tail=True)
+        + LennardJones(pairs, 3.0, 8.0, truncation="force_shift")
+        + Morse(pairs, 1.0, 1.6, 6.0)
+        + buckingham({**pairs, "Si-O": 1800.0}, 0.3, 0.0, 8.0)
+        + SoftSphere(1.0, pairs)
+        + Repulsion(pairs, 9.0, cutoff=2.0)
+    )
+    again = load(save(tmp_path / "sum", total))
+    assert eqx.tree_equal(again, total)
+    assert again.terms[0].tail and again.terms[1].truncation == "force_shift" and again.terms[4].cutoff == 2.5
 
 
 def test_ace_is_read_back(tmp_path):
