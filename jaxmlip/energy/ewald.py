@@ -159,6 +159,11 @@ def check_planned(plan: EwaldPlan, system: System) -> None:
     what = kind(system.pbc)
     if what not in plan.kinds:
         raise ValueError(f"This Ewald sum serves {', '.join(plan.kinds)}, but pbc={system.pbc} is a {what}.")
+    if plan.slots is not None and system.numbers.shape[-1] > plan.slots:
+        raise ValueError(
+            f"The Ewald sum was planned for at most {plan.slots} atoms; got {system.numbers.shape[-1]}: make the plan "
+            "with this system, or give `slots`."
+        )
     if what == "molecule":
         return
     if what == "slab" and system.pbc.index(False) != plan.free_axis:
