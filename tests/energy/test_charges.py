@@ -18,6 +18,7 @@ from jaxmlip.energy import (
     LennardJones,
     ModelCharges,
     SpeciesCharges,
+    check_system,
     energy_forces,
     plan_ewald,
 )
@@ -48,8 +49,8 @@ def ion(charge=0.0):
 PLAN = plan_ewald([salt(), ion()], cutoff=5.0, accuracy=1e-5, margin=1.2)
 
 
-def equilibrated(plan=PLAN):
-    return EquilibratedCharges(CHI, HARDNESS, RADIUS, plan)
+def equilibrated(*, background=False):
+    return EquilibratedCharges(CHI, HARDNESS, RADIUS, PLAN, background=background)
 
 
 def test_predicted_charges_keep_the_total_of_each_system():
@@ -103,7 +104,7 @@ def test_two_atoms_equilibrate_as_on_paper():
 def test_equilibrated_charges_keep_the_total_and_even_out_the_potential():
     """At the minimum chi + J q + A q is the same for all atoms of a system (the chemical potential)."""
     graph = batch([salt(charge=0.5), ion(charge=-1.0)], 5.0, atoms=13)
-    charges = equilibrated()
+    charges = equilibrated(background=True)
     q = evaluate(charges, graph)
     np.testing.assert_allclose(graph.sum_atoms(q), [0.5, -1.0], atol=1e-12)
     by_system = blocks(graph, PLAN.slots)
@@ -122,7 +123,7 @@ def test_narrow_charges_interact_as_points_do():
     """The matrix of charges much narrower than any distance, less their own energy, is Ewald's potential."""
     graph = batch([salt(), ion()], 5.0, atoms=13)
     by_system, lattice = blocks(graph, PLAN.slots), Lattices.of(graph, PLAN)
-    q = jnp.where(graph.numbers == 17, -1.0, 1.0) * graph.atom_mask
+    q = jnp.select([graph.numbers == 11, graph.numbers == 17], [1.0, -1.0], 0.0)
     width = 0.05
     matrix = interaction_matrix(graph, jnp.full(13, width), lattice, by_system, PLAN)
     potential = by_system.join(jnp.einsum("sij,sj->si", matrix, by_system.split(q)), graph)
@@ -138,7 +139,7 @@ def test_latent_charges_have_the_smooth_part_of_the_coulomb_energy():
     total = measure(LatentEwald(charges, plan), graph)[0]
     assert plan.alpha == pytest.approx(1.0 / (math.sqrt(2.0) * sigma))
     # The whole sum with the same splitting, less its real-space part.
-    q = jnp.where(graph.numbers == 17, -1.0, 1.0) * graph.atom_mask
+    q = jnp.select([graph.numbers == 11, graph.numbers == 17], [1.0, -1.0], 0.0)
     parts = Ewald(charges, dataclasses.replace(plan, cutoff=5.0), background=True).potentials(graph, q)
     smooth = 0.5 * units.coulomb * float(jnp.sum((q * (parts.reciprocal + parts.self))[:8]))
     assert float(total[0]) == pytest.approx(smooth, rel=1e-10)
@@ -151,6 +152,9 @@ def test_latent_charges_have_the_smooth_part_of_the_coulomb_energy():
 
 
 def test_equilibration_refuses_what_it_cannot_do():
+    with pytest.raises(ValueError, match="charge of 0.5 e"):
+        check_system(Equilibration(equilibrated()), salt(charge=0.5))
+    check_system(Equilibration(equilibrated(background=True)), salt(charge=0.5))
     with pytest.raises(ValueError, match="same elements"):
         EquilibratedCharges(CHI, HARDNESS, {"Na": 1.0}, PLAN)
     with pytest.raises(ValueError, match="too large for a cutoff"):
