@@ -18,8 +18,10 @@ from jaxmlip.energy import (
     Derivatives,
     Sum,
     check_elements,
+    check_system,
     energy_forces,
     energy_forces_virial,
+    system_checks,
 )
 from jaxmlip.errors import UserError
 from jaxmlip.io import Record
@@ -133,13 +135,15 @@ def evaluate(
 
 
 def check_dataset(energy: AbstractEnergy, dataset: Dataset) -> None:
-    """Refuse frames with elements that an energy does not know.
+    """Refuse frames that an energy cannot serve, such as those with elements it does not know.
 
-    **Raises:** `UserError` naming file, frame and elements.
+    **Raises:** `UserError` naming file, frame and what is wrong.
     """
     for record in dataset:
         try:
             check_elements(energy, record.numbers)
+            if system_checks(energy):
+                check_system(energy, record.system)
         except ValueError as error:
             raise UserError(f"{record.where}: {error}") from error
 

@@ -19,9 +19,13 @@ from jaxmlip.energy import (
     AbstractEnergy,
     AtomicReferences,
     Distance,
+    EquilibratedCharges,
+    Equilibration,
+    Ewald,
     HarmonicAngles,
     HarmonicBonds,
     HarmonicTorsions,
+    LatentEwald,
     LennardJones,
     Metadynamics,
     Morse,
@@ -30,6 +34,7 @@ from jaxmlip.energy import (
     PositionRestraints,
     Repulsion,
     SoftSphere,
+    SpeciesCharges,
     StillingerWeber,
     Tersoff,
     Torsion,
@@ -37,11 +42,14 @@ from jaxmlip.energy import (
     buckingham,
     deposit,
     energy_forces_stress,
+    plan_ewald,
 )
 from jaxmlip.graph import batch
 from jaxmlip.models.ace import ACE, ACEConfig
 from jaxmlip.models.nequip import NequIP, NequIPConfig
+from jaxmlip.system import make_system
 
+SALT = SpeciesCharges({"Na": 1.0, "Cl": -1.0})
 ACE_SIZES = {"degree": 2, "radial": 3, "channels": 3, "hidden": 4, "message_channels": 2, "species_features": 2}
 NEQUIP_SIZES = {"channels": (2, 2), "layers": 2, "radial_basis": 3, "radial_width": 4, "radial_depth": 1}
 
@@ -166,6 +174,31 @@ NAMED = (
 )
 IN_SPACE = ("translation", "rotation", "inversion", "hessian")  # nor one that is fixed in space
 
+
+def charged():
+    """A plan, coarse because symmetries do not depend on the accuracy, for all cells that the checks come up with."""
+    sample = testing.sample_system((11, 17), spacing=2.4)
+    large = make_system(np.zeros((1, 3)), [11], cell=[24.0] * 3)
+    systems = [sample, large, make_system(np.zeros((1, 3)), [11])]
+    return SALT, plan_ewald(systems, cutoff=5.0, accuracy=1e-2, slots=testing.ATOMS)
+
+
+def ewald():
+    return Ewald(*charged(), background=True) + ZBL(cutoff=2.5)
+
+
+def latent_ewald():
+    return LatentEwald(*charged()) + ZBL(cutoff=2.5)
+
+
+def equilibration():
+    chi, hardness, radius = {"Na": 2.8, "Cl": 8.6}, {"Na": 4.6, "Cl": 9.9}, {"Na": 0.8, "Cl": 0.7}
+    return Equilibration(EquilibratedCharges(chi, hardness, radius, charged()[1])) + ZBL(cutoff=2.5)
+
+
+# What interacts over any distance depends on what is far away, and does not end at a cutoff.
+LONG_RANGE = ("size_consistency", "smooth_cutoff", "isolated_atom")
+
 # name: (what makes the energy, atomic numbers, spacing [Å], checks that cannot hold)
 ENERGIES = {
     "lennard_jones": (lennard_jones, (18,), 2.3, ()),
@@ -173,6 +206,7 @@ ENERGIES = {
     "lennard_jones_mixture_with_tail": (lambda: argon_krypton(tail=True), (18, 36), 2.3, ("isolated_atom",)),
     "molecule": (molecule, (14, 8), 2.0, NAMED),
     "nequip": (nequip, (14, 8), 2.0, ("coincident_atoms",)),
+    "ewald": (ewald, (11, 17), 2.4, LONG_RANGE),
 }
 SLOW = {
     "stillinger_weber": (lambda: from_text(StillingerWeber.from_file, SW), (14, 32), 2.3, ()),
@@ -185,6 +219,8 @@ SLOW = {
     "lennard_jones_and_zbl": (lambda: lennard_jones() + ZBL(), (14, 8), 2.0, ()),
     "references_and_lennard_jones": (lambda: references() + lennard_jones(), (14, 8), 2.2, ()),
     "references": (references, (14, 8), 2.2, ("coincident_atoms",)),
+    "latent_ewald": (latent_ewald, (11, 17), 2.4, LONG_RANGE),
+    "equilibration": (equilibration, (11, 17), 2.4, LONG_RANGE),
     "scaled": (lambda: 0.5 * lennard_jones(), (18,), 2.3, ()),
     "lennard_jones_mixture": (argon_krypton, (18, 36), 2.3, ()),
     "pair": (pair, (14, 8), 2.0, ()),
