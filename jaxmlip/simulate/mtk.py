@@ -100,8 +100,8 @@ class MTK(AbstractIntegrator):
         check_momenta(system)
         _, _, virial = eqx.filter_jit(evaluate_virial)(energy, system, neighbors)
         zero = jnp.zeros_like(virial)
-        chains = (chain_at_rest(self.chain, zero.dtype) for _ in range(2))
-        return Piston(zero, virial, *chains, zero[0, 0])
+        chain = chain_at_rest(self.chain, zero.dtype)
+        return Piston(rate=zero, virial=virial, atoms=chain, cell=chain, heat=zero[0, 0])
 
     def start_temperature(self) -> Float[Array, ""]:
         return first(self.temperature)
