@@ -48,8 +48,8 @@ class D3(AbstractEnergy):
 
     Pairs and counts are switched off between `onset` times their cutoff and the cutoff, with two continuous
     derivatives; `onset=1.0` cuts them bluntly, as other programs do. The default cutoffs (32 and 21 Å) are those of
-    simple-dftd3: thousands of neighbors in a crystal, taken block by block. Shorter ones save that and miss some energy,
-    which falls as the third power of the cutoff.
+    simple-dftd3: thousands of neighbors in a crystal, taken block by block. Shorter ones save that and miss some
+    energy, which falls as the third power of the cutoff.
 
     The tables come from the package `torch-dftd` (its file of arrays is read, PyTorch is not needed): install
     `jaxmlip[dispersion]`. They can be refined like all parameters.
