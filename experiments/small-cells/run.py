@@ -104,7 +104,8 @@ def with_edges(system: System, receivers, senders, shifts, slots=None) -> Graph:
     block = dense_block(receivers[order], senders[order], shifts[order], len(system.numbers), slots)
     graph = batch(system, 0.1)
     values = [jnp.asarray(x) for x in block]
-    return Graph(graph.positions, graph.numbers, graph.cell, graph.charge, graph.system_index, *values, cutoff=CUTOFF)
+    atoms = (graph.positions, graph.numbers, graph.cell, graph.charge, graph.system_index)
+    return Graph(*atoms, *values, graph.pbc, cutoff=CUTOFF)
 
 
 def by_every_path(system: System):

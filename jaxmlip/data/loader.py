@@ -54,6 +54,7 @@ class Frame(NamedTuple):
     numbers: np.ndarray
     cell: np.ndarray
     charge: float
+    pbc: tuple[bool, bool, bool]
     senders: np.ndarray
     shifts: np.ndarray
     mask: np.ndarray
@@ -224,6 +225,7 @@ def _frame(record: Record, cutoff: float, references: Mapping[int, float], mean_
         numbers=record.numbers,
         cell=record.cell,
         charge=record.charge,
+        pbc=record.pbc,
         senders=block.astype(small),
         shifts=images.astype(np.int8 if np.abs(images).max(initial=0) < 128 else np.int32),
         mask=mask,
@@ -242,7 +244,7 @@ def _pack(frames: list[Frame], shape: tuple[int, int], slots: int, cutoff: float
     index = np.full(atoms, slots - 1, np.int32)
     senders = np.broadcast_to(np.arange(atoms, dtype=np.int32), (neighbors, atoms)).copy()
     shifts = np.zeros((3, neighbors, atoms), np.int32)
-    mask = np.zeros((neighbors, atoms), bool)
+    mask, pbc = np.zeros((neighbors, atoms), bool), np.zeros((slots, 3), bool)
     positions, forces = np.zeros((atoms, 3), dtype), np.zeros((atoms, 3), dtype)
     numbers, force_weight = np.zeros(atoms, np.int32), np.zeros(atoms, dtype)
     cell, virial, stress_weight = (np.zeros((slots, 3, 3), dtype) for _ in range(3))
@@ -256,10 +258,11 @@ def _pack(frames: list[Frame], shape: tuple[int, int], slots: int, cutoff: float
         senders[:depth, here] = frame.senders.astype(np.int32) + np.int32(start)
         shifts[:, :depth, here], mask[:depth, here] = frame.shifts, frame.mask
         cell[slot], charge[slot], energy[slot] = frame.cell, frame.charge, frame.energy
+        pbc[slot] = frame.pbc
         virial[slot], stress_weight[slot] = frame.virial_per_atom, frame.stress_weight
         energy_weight[slot], inverse_atoms[slot] = frame.energy_weight, 1.0 / len(frame.numbers)
         start = stop
-    graph = (positions, numbers, cell, charge, index, senders, shifts, mask)
+    graph = (positions, numbers, cell, charge, index, senders, shifts, mask, pbc)
     labels = (energy, forces, virial, energy_weight, force_weight, stress_weight, inverse_atoms)
     graph, labels = jax.device_put((graph, labels))
     return Batch(Graph(*graph, cutoff=cutoff), Labels(*labels))

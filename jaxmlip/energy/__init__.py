@@ -5,6 +5,11 @@ from jaxmlip.energy.base import Scaled as Scaled
 from jaxmlip.energy.base import Sum as Sum
 from jaxmlip.energy.base import check_cutoff as check_cutoff
 from jaxmlip.energy.base import check_elements as check_elements
+from jaxmlip.energy.base import check_system as check_system
+from jaxmlip.energy.bonded import HarmonicAngles as HarmonicAngles
+from jaxmlip.energy.bonded import HarmonicBonds as HarmonicBonds
+from jaxmlip.energy.bonded import HarmonicTorsions as HarmonicTorsions
+from jaxmlip.energy.bonded import PeriodicTorsions as PeriodicTorsions
 from jaxmlip.energy.derivatives import Derivatives as Derivatives
 from jaxmlip.energy.derivatives import energy_forces as energy_forces
 from jaxmlip.energy.derivatives import energy_forces_stress as energy_forces_stress
@@ -12,6 +17,13 @@ from jaxmlip.energy.derivatives import energy_forces_virial as energy_forces_vir
 from jaxmlip.energy.derivatives import hessian as hessian
 from jaxmlip.energy.derivatives import hessian_vector_product as hessian_vector_product
 from jaxmlip.energy.derivatives import system_energies as system_energies
-from jaxmlip.energy.pair import LennardJones as LennardJones
+from jaxmlip.energy.ionic import BornMayerHuggins as BornMayerHuggins
+from jaxmlip.energy.ionic import buckingham as buckingham
+from jaxmlip.energy.lennard_jones import LennardJones as LennardJones
+from jaxmlip.energy.lennard_jones import uniform_tail as uniform_tail
+from jaxmlip.energy.pair import Morse as Morse
+from jaxmlip.energy.pair import Pair as Pair
+from jaxmlip.energy.pair import Repulsion as Repulsion
+from jaxmlip.energy.pair import SoftSphere as SoftSphere
 from jaxmlip.energy.references import AtomicReferences as AtomicReferences
 from jaxmlip.energy.zbl import ZBL as ZBL

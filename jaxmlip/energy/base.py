@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from jaxmlip.elements import SYMBOLS
 from jaxmlip.graph import Graph
+from jaxmlip.system import System
 
 Energy = TypeVar("Energy", bound="AbstractEnergy")
 
@@ -39,6 +40,14 @@ class AbstractEnergy(eqx.Module):
 
     def __rmul__(self, factor: float | Float[Array, ""]) -> "Scaled":
         return Scaled(self, factor)
+
+
+class SystemCheck(eqx.Module):
+    """What an energy, or a part of one, is that serves some systems only; see `check_system`."""
+
+    @abc.abstractmethod
+    def check(self, system: System) -> None:
+        """Refuse, by a `ValueError` that says what to do, a system that it cannot serve (host)."""
 
 
 class Sum(AbstractEnergy):
@@ -115,6 +124,24 @@ def check_elements(energy: AbstractEnergy, numbers: np.ndarray) -> None:
             f"The energy does not know {', '.join(SYMBOLS[n] for n in unknown)}; "
             f"it knows {', '.join(SYMBOLS[n] for n in energy.elements)}."
         )
+
+
+def check_system(energy: AbstractEnergy, system: System) -> None:
+    """Refuse a system that an energy, or any part of it, cannot serve (host).
+
+    **Raises:** `ValueError` that says what was given, what is allowed and what to do.
+    """
+    check_elements(energy, np.asarray(system.numbers))
+    seen: list[SystemCheck] = []
+
+    def visit(part: Any) -> bool:
+        if isinstance(part, SystemCheck):
+            seen.append(part)
+        return False
+
+    jax.tree.leaves(energy, is_leaf=visit)
+    for part in seen:
+        part.check(system)
 
 
 def check_cutoff(energy: AbstractEnergy, graph: Graph) -> None:

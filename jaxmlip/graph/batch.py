@@ -56,6 +56,7 @@ def batch(
         "senders": block,
         "shifts": images,
         "edge_mask": mask,
+        "pbc": np.pad(np.array([s.pbc for s in systems], bool), ((0, empty), (0, 0))),
     }
     return Graph(**jax.device_put(arrays), cutoff=float(cutoff))
 
@@ -80,7 +81,7 @@ def pad(graph: Graph, *, atoms: int, neighbors: int, slots: int) -> Graph:
     own[: have["neighbors"], : have["atoms"]] = np.asarray(graph.senders)
     edges = ((0, more_neighbors), (0, more_atoms))
     return eqx.tree_at(
-        lambda g: (g.positions, g.numbers, g.cell, g.charge, g.system_index, g.senders, g.shifts, g.edge_mask),
+        lambda g: (g.positions, g.numbers, g.cell, g.charge, g.system_index, g.senders, g.shifts, g.edge_mask, g.pbc),
         graph,
         (
             grow(graph.positions, ((0, more_atoms), (0, 0))),
@@ -91,6 +92,7 @@ def pad(graph: Graph, *, atoms: int, neighbors: int, slots: int) -> Graph:
             jnp.asarray(own),
             grow(graph.shifts, ((0, 0), *edges)),
             grow(graph.edge_mask, edges),
+            grow(graph.pbc, ((0, more_slots), (0, 0))),
         ),
     )
 

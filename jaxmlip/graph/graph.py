@@ -18,6 +18,7 @@ class Graph(eqx.Module):
 
     - `numbers == 0` marks a padding atom, `edge_mask == False` a padding edge; neither ever changes a result.
     - `shifts` counts lattice vectors: `vectors = positions[senders] + shifts @ cell - positions[receivers]`.
+    - `pbc` says which axes repeat, as the shifts do; sums over all images need it.
     - `cutoff` [Å] is the distance up to which the list is complete; an energy with a longer one is refused.
     """
 
@@ -29,6 +30,7 @@ class Graph(eqx.Module):
     senders: Int[Array, "neighbors atoms"]
     shifts: Int[Array, "3 neighbors atoms"]
     edge_mask: Bool[Array, "neighbors atoms"]
+    pbc: Bool[Array, "systems 3"]
     cutoff: float = eqx.field(static=True)
 
     @property

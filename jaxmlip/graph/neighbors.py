@@ -221,6 +221,7 @@ def to_graph(neighbors: Neighbors, system: System) -> Graph:
         senders=neighbors.senders,
         shifts=neighbors.shifts,
         edge_mask=neighbors.edge_mask,
+        pbc=jnp.asarray(neighbors.pbc)[None],
         cutoff=neighbors.cutoff,
     )
 

@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmlip.energy import ZBL, AbstractEnergy, AtomicReferences, LennardJones, Sum
+from jaxmlip.energy import (
+    ZBL,
+    AbstractEnergy,
+    AtomicReferences,
+    BornMayerHuggins,
+    LennardJones,
+    Morse,
+    Repulsion,
+    SoftSphere,
+    Sum,
+)
 from jaxmlip.energy.base import cast
 from jaxmlip.errors import UserError
 from jaxmlip.files import write_atomically
@@ -34,10 +45,31 @@ MODELS = {
     "ACE": ("jaxmlip.models.ace", "ACE", "ACEConfig"),
     "NequIP": ("jaxmlip.models.nequip", "NequIP", "NequIPConfig"),
 }
+
+
+def _tabled(make: Callable[..., AbstractEnergy], **numbers: float) -> Callable[[dict[str, Any]], AbstractEnergy]:
+    """How to make a pair energy from its static fields: numbers, or tables of the pairs or elements it has."""
+
+    def build(config: dict[str, Any]) -> AbstractEnergy:
+        config = dict(config)
+        pairs, mixed = config.pop("pairs", None), config.pop("mixing", None) is not None
+        elements = config.pop("elements", None)
+        if pairs is None:
+            return make(**numbers, **config, **({} if elements is None else {"elements": elements}))
+        keys = elements if mixed else pairs
+        return make(**{name: dict.fromkeys(keys, number) for name, number in numbers.items()}, **config)
+
+    return build
+
+
 # Other energies: how to make one from its static fields, with any numbers in its arrays.
 TERMS = {
     "ZBL": lambda config: ZBL(**config),
-    "LennardJones": lambda config: LennardJones(epsilon=0.0, sigma=0.0, **config),
+    "LennardJones": _tabled(LennardJones, epsilon=0.0, sigma=1.0),
+    "Morse": _tabled(Morse, depth=0.0, width=1.0, distance=1.0),
+    "BornMayerHuggins": _tabled(BornMayerHuggins, a=0.0, rho=1.0, c=0.0, d=0.0),
+    "SoftSphere": _tabled(SoftSphere, epsilon=0.0, sigma=1e-6),
+    "Repulsion": _tabled(Repulsion, prefactor=0.0),
     "AtomicReferences": lambda config: AtomicReferences(dict.fromkeys(config["elements"], 0.0)),
 }
 
