@@ -17,6 +17,7 @@ from jaxmlip.energy.derivatives import energy_forces_virial as energy_forces_vir
 from jaxmlip.energy.derivatives import hessian as hessian
 from jaxmlip.energy.derivatives import hessian_vector_product as hessian_vector_product
 from jaxmlip.energy.derivatives import system_energies as system_energies
+from jaxmlip.energy.eam import EAM as EAM
 from jaxmlip.energy.ionic import BornMayerHuggins as BornMayerHuggins
 from jaxmlip.energy.ionic import buckingham as buckingham
 from jaxmlip.energy.lennard_jones import LennardJones as LennardJones
@@ -26,4 +27,6 @@ from jaxmlip.energy.pair import Pair as Pair
 from jaxmlip.energy.pair import Repulsion as Repulsion
 from jaxmlip.energy.pair import SoftSphere as SoftSphere
 from jaxmlip.energy.references import AtomicReferences as AtomicReferences
+from jaxmlip.energy.stillinger_weber import StillingerWeber as StillingerWeber
+from jaxmlip.energy.tersoff import Tersoff as Tersoff
 from jaxmlip.energy.zbl import ZBL as ZBL
