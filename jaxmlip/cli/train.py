@@ -13,8 +13,9 @@ import jax
 from jaxmlip.cli import settings
 from jaxmlip.cli.config import parse, require, require_number
 from jaxmlip.cli.structures import blame
+from jaxmlip.cli.terms import Spec, is_trained, make_term, make_terms, with_terms
 from jaxmlip.data import Dataset, read_dataset, statistics
-from jaxmlip.energy import ZBL, AbstractEnergy
+from jaxmlip.energy import AbstractEnergy
 from jaxmlip.errors import UserError
 from jaxmlip.learn import FitResult, TrainSettings, evaluate, fit
 
@@ -52,8 +53,11 @@ class Model:
     degree: int | None = None
     hidden: int | None = None
     radial: int | None = None
-    zbl: bool = False
-    """Add the screened repulsion of nuclei, for collisions and very high pressure."""
+    prior: Spec | None = None
+    """What is known beforehand at short range: zbl (the screened repulsion of nuclei) or repulsion (a wall A / r^n, as
+    a table `{ kind = "repulsion", prefactor = 50.0 }`). The model learns the rest; the model file holds the sum."""
+    terms: tuple[Spec, ...] = ()
+    """Further energies, added in the same way; with `train = true` in its table, one is trained with the model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,13 +85,14 @@ def main(argv: Sequence[str]) -> int:
     settings.check_writable(config.output)
     print(f"train {train!r}\nvalid {valid!r}\ntest  {test!r}")
     energy = make_energy(config.model, train, config.learn)
+    prior = make_prior(config.model, train)
     if not config.resume and (config.output / "metrics.jsonl").exists():
         raise UserError(f"{config.output} holds a run: continue it with `--resume`, or give another `--output`.")
     inputs = (*config.data.train, *config.data.valid, *config.data.test)
     settings.write_run(
         config.output, config, command="train", seed=config.learn.seed, inputs=inputs, dataset=train.fingerprint()
     )
-    result = fit(energy, train, valid, settings=config.learn, folder=config.output, resume=config.resume)
+    result = fit(energy, train, valid, settings=config.learn, folder=config.output, resume=config.resume, prior=prior)
     if result.reason == "interrupted":
         raise KeyboardInterrupt(f"interrupted; `--resume` goes on from the last step ({config.output}).")
     save_model(config.output / MODEL, result, train)
@@ -122,7 +127,7 @@ def read_splits(data: Data) -> tuple[Dataset, Dataset | None, Dataset | None]:
 
 
 def make_energy(model: Model, train: Dataset, learn: TrainSettings) -> AbstractEnergy:
-    """The untrained potential, scaled to the data.
+    """The untrained potential, scaled to the data, and what is trained with it.
 
     **Raises:** `UserError` where the sizes make no sense.
     """
@@ -141,7 +146,23 @@ def make_energy(model: Model, train: Dataset, learn: TrainSettings) -> AbstractE
             **changes,
         )
         energy: AbstractEnergy = ACE(config, key=jax.random.key(learn.seed))
-        return energy + ZBL() if model.zbl else energy
+    return with_terms(energy, _specs(model)[1], "model.terms")
+
+
+def make_prior(model: Model, train: Dataset) -> AbstractEnergy | None:
+    """What the labels are taken relative to: the prior and the terms that are not trained.
+
+    **Raises:** `UserError` for what does not exist or makes no sense.
+    """
+    prior = None if model.prior is None else make_term(model.prior, train.elements, "model.prior")
+    fixed = _specs(model)[0]
+    return with_terms(prior, fixed, "model.terms") if prior else make_terms(fixed, train.elements, "model.terms")
+
+
+def _specs(model: Model) -> tuple[list[Spec], list[Spec]]:
+    """The terms that stay as they are, and those that are trained."""
+    read = [is_trained(spec, f"model.terms[{i}]") for i, spec in enumerate(model.terms)]
+    return [spec for spec, train in read if not train], [spec for spec, train in read if train]
 
 
 def save_model(path: Path, result: FitResult, train: Dataset) -> None:

@@ -64,7 +64,7 @@ def _tabled(make: Callable[..., AbstractEnergy], **numbers: float) -> Callable[[
 
 # Other energies: how to make one from its static fields, with any numbers in its arrays.
 TERMS = {
-    "ZBL": lambda config: ZBL(**config),
+    "ZBL": lambda config: ZBL(config["cutoff"], config["elements"], config["onset"]),
     "LennardJones": _tabled(LennardJones, epsilon=0.0, sigma=1.0),
     "Morse": _tabled(Morse, depth=0.0, width=1.0, distance=1.0),
     "BornMayerHuggins": _tabled(BornMayerHuggins, a=0.0, rho=1.0, c=0.0, d=0.0),
