@@ -98,7 +98,7 @@ def cases(quick: bool) -> tuple[dict[str, dict], list[str]]:
             "energy": pretrained.load(weights),
             "system": silicon,
             "temperature": 300.0,
-            "timestep_fs": 1.0,
+            "timestep_fs": 2.0,
             "ps": 2.0,
             "samples": 100,
             "equilibration_ps": 0.5,

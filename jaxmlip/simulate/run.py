@@ -198,7 +198,8 @@ def _advance(
     Lengths are dynamic, so that every step of every chunk runs the same machine code: results cannot depend on them.
     """
     last = state.step + budget
-    buffer = jax.tree.map(lambda x: jnp.zeros((room, *x.shape), x.dtype), eqx.filter_eval_shape(watch, state))
+    shape = eqx.filter_eval_shape(watch, state)
+    buffer = jax.tree.map(lambda x: jnp.zeros((room, *x.shape), x.dtype), shape)
 
     def healthy(carry: _Result):
         return (carry.code == 0) & ~carry.state.neighbors.failed
@@ -212,11 +213,12 @@ def _advance(
         stop = jnp.minimum((carry.state.step // every + 1) * every, last)
         inner = _Result(carry.state, carry.code, carry.previous, carry.count, None)
         inner = lax.while_loop(lambda c: healthy(c) & (c.state.step < stop), step, inner)
-        index = jnp.minimum(carry.count, room - 1)
-        buffer = jax.tree.map(
-            lambda b, x: lax.dynamic_update_index_in_dim(b, x, index, 0), carry.buffer, watch(inner.state)
-        )
         whole = healthy(inner) & (inner.state.step % every == 0)
+        # An observation may cost more than a step, and most chunks of a slow energy end between two records.
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
+        observed = lax.cond(whole, lambda s: watch(s), lambda s: nothing, inner.state)
+        index = jnp.minimum(carry.count, room - 1)
+        buffer = jax.tree.map(lambda b, x: lax.dynamic_update_index_in_dim(b, x, index, 0), carry.buffer, observed)
         return _Result(inner.state, inner.code, inner.previous, carry.count + whole.astype(jnp.int32), buffer)
 
     zero = jnp.zeros((), jnp.int32)

@@ -82,7 +82,6 @@ def test_netcdf_follows_the_amber_convention(netcdf, system):
 
 
 def test_ase_reads_netcdf(netcdf, system):
-    pytest.importorskip("netCDF4")
     from ase.io.netcdftrajectory import NetCDFTrajectory
 
     path, written = netcdf

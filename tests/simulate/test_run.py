@@ -243,3 +243,19 @@ def test_a_checkpoint_that_cannot_be_written_stops_the_run(lj, argon, tmp_path):
     state = integrator.init(lj, argon, key=jax.random.key(1), temperature=80.0)
     with pytest.raises(SimulationError, match="cannot be written"):
         run(integrator, lj, state, steps=20, every=10, observe=observe, checkpoint=tmp_path / "absent" / "state")
+
+
+def test_an_observation_is_computed_for_records_only(lj, argon):
+    """It may cost far more than a step: chunks that end between two records must not pay for it."""
+    seen = []
+
+    def note(factor, state):
+        jax.debug.callback(lambda step: seen.append(int(step)), state.step)
+        return factor * state.step
+
+    integrator = INTEGRATORS["nve"]
+    state = integrator.init(lj, argon, key=jax.random.key(1), temperature=160.0)
+    watched = eqx.Partial(note, jnp.asarray(1, jnp.int32))  # an observation may hold arrays
+    _, record = run(integrator, lj, state, steps=50, every=20, observe=watched)  # the first chunk is one step
+    jax.effects_barrier()
+    assert seen == record.tolist() == [20, 40]
