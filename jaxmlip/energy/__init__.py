@@ -18,9 +18,13 @@ from jaxmlip.energy.derivatives import energy_forces_virial as energy_forces_vir
 from jaxmlip.energy.derivatives import hessian as hessian
 from jaxmlip.energy.derivatives import hessian_vector_product as hessian_vector_product
 from jaxmlip.energy.derivatives import system_energies as system_energies
+from jaxmlip.energy.equilibration import EquilibratedCharges as EquilibratedCharges
+from jaxmlip.energy.equilibration import Equilibration as Equilibration
 from jaxmlip.energy.ewald import Ewald as Ewald
 from jaxmlip.energy.ewald_plan import EwaldPlan as EwaldPlan
 from jaxmlip.energy.ewald_plan import plan_ewald as plan_ewald
+from jaxmlip.energy.exclusions import ExcludedCoulomb as ExcludedCoulomb
+from jaxmlip.energy.latent import LatentEwald as LatentEwald
 from jaxmlip.energy.pair import LennardJones as LennardJones
 from jaxmlip.energy.references import AtomicReferences as AtomicReferences
 from jaxmlip.energy.zbl import ZBL as ZBL

@@ -19,7 +19,9 @@ doi:10.1063/1.479595 (slabs).
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -35,6 +37,7 @@ from jaxmlip.energy.base import AbstractEnergy, SystemCheck
 from jaxmlip.energy.charges import AbstractCharges
 from jaxmlip.energy.envelope import switch_envelope
 from jaxmlip.energy.ewald_plan import EwaldPlan, kind
+from jaxmlip.energy.pme import mesh_potential
 from jaxmlip.graph import Blocks, Graph, blocks
 from jaxmlip.graph.lattice import reciprocal
 from jaxmlip.system import System
@@ -98,7 +101,7 @@ class Ewald(AbstractEnergy, SystemCheck):
         lattice = Lattices.of(graph, plan)
         valid = lattice.valid(graph, plan, by_system) & ~by_system.crowded
         if not plan.periodic:
-            valid_atoms = _poison(valid, graph, charges.dtype)
+            valid_atoms = poison(valid, graph, charges.dtype)
             return Potentials(valid_atoms * molecule_potential(graph, charges, by_system), zero, zero, zero, zero)
         if not self.background:
             valid = valid & (~lattice.periodic | _neutral(graph, charges))
@@ -110,7 +113,7 @@ class Ewald(AbstractEnergy, SystemCheck):
         inside = lattice.periodic.astype(charges.dtype)[graph.system_index]
         net = (graph.sum_atoms(charges) / lattice.volume)[graph.system_index]
         return Potentials(
-            _poison(valid, graph, charges.dtype) * real,
+            poison(valid, graph, charges.dtype) * real,
             inside * waves,
             inside * charges * (-2.0 * plan.alpha / math.sqrt(math.pi)),
             inside * net * (-math.pi / plan.alpha**2),
@@ -122,24 +125,9 @@ class Ewald(AbstractEnergy, SystemCheck):
 
         **Raises:** `ValueError` that says what was given, what is allowed and what to do.
         """
-        plan, what = self.plan, kind(system.pbc)
-        if what not in plan.kinds:
-            raise ValueError(f"This Ewald sum serves {', '.join(plan.kinds)}, but pbc={system.pbc} is a {what}.")
-        replicas = np.asarray(system.cell, np.float64).reshape(-1, 3, 3)
-        if what == "molecule":
+        check_planned(self.plan, system)
+        if kind(system.pbc) == "molecule":
             return
-        if plan.slots is not None and system.numbers.shape[-1] > plan.slots:
-            raise ValueError(
-                f"The Ewald sum has room for {plan.slots} atoms; the system has {system.numbers.shape[-1]}."
-            )
-        lengths = np.linalg.norm(replicas, axis=-1).max(axis=0)
-        limits = 2.0 * np.pi * (np.array(plan.reach) + 1) / plan.k_cutoff
-        for axis in range(3):
-            if plan.complete and system.pbc[axis] and lengths[axis] > limits[axis]:
-                raise ValueError(
-                    f"Lattice vector {axis} is {lengths[axis]:.3f} Å long, but the Ewald sum was planned for at most "
-                    f"{limits[axis]:.3f} Å: make the plan with this system, or with a larger margin."
-                )
         net = self.charges.total(system)
         if not self.background and net is not None and not abs(net) <= _NEUTRAL:
             raise ValueError(
@@ -155,12 +143,33 @@ class Ewald(AbstractEnergy, SystemCheck):
         system, positions = graph.system_index, graph.positions.T
         dipole = graph.sum_atoms(charges[None] * positions)
         factor = (4.0 * math.pi / 3.0 if crystals else 0.0) * (lattice.periodic & ~lattice.slab).astype(charges.dtype)
-        total = jnp.sum((factor / lattice.volume * dipole)[:, system] * positions, axis=0)
+        total = jnp.sum(((factor / lattice.volume)[None] * dipole)[:, system] * positions, axis=0)
         if slabs:
             height = jnp.sum(lattice.normal[system].T * positions, axis=0)
             along = 4.0 * math.pi * lattice.slab.astype(charges.dtype) / lattice.volume
             total = total + (along * graph.sum_atoms(charges * height))[system] * height
         return total
+
+
+def check_planned(plan: EwaldPlan, system: System) -> None:
+    """Refuse a system that a plan does not serve (host).
+
+    **Raises:** `ValueError` that says what was given, what is allowed and what to do.
+    """
+    what = kind(system.pbc)
+    if what not in plan.kinds:
+        raise ValueError(f"This Ewald sum serves {', '.join(plan.kinds)}, but pbc={system.pbc} is a {what}.")
+    if what == "molecule":
+        return
+    if what == "slab" and system.pbc.index(False) != plan.free_axis:
+        raise ValueError(f"The sum was planned for slabs that are free along axis {plan.free_axis}; got {system.pbc}.")
+    lengths = np.linalg.norm(np.asarray(system.cell, np.float64).reshape(-1, 3, 3), axis=-1).max(axis=0)
+    for axis in range(3):
+        if system.pbc[axis] and lengths[axis] > plan.longest[axis]:
+            raise ValueError(
+                f"Lattice vector {axis} is {lengths[axis]:.3f} Å long, but the Ewald sum was planned for at most "
+                f"{plan.longest[axis]:.3f} Å: make the plan with this system, or with a larger margin."
+            )
 
 
 class Lattices(NamedTuple):
@@ -196,10 +205,9 @@ class Lattices(NamedTuple):
         """Whether the plan serves a system as it is now."""
         molecule = ~jnp.any(graph.pbc, axis=1)
         served = self.periodic | molecule if "molecule" in plan.kinds else self.periodic
-        if plan.complete and plan.periodic:
+        if plan.periodic:
             lengths = jnp.sqrt(jnp.sum(self.cell * self.cell, axis=2))
-            limits = 2.0 * math.pi * (np.array(plan.reach) + 1.0) / plan.k_cutoff
-            short = jnp.all(lengths <= jnp.asarray(limits, lengths.dtype)[None, :], axis=1)
+            short = jnp.all(lengths <= jnp.asarray(plan.longest, lengths.dtype)[None, :], axis=1)
             served = served & (short | ~self.periodic)
         if "slab" in plan.kinds:
             heights = jnp.sum(by_system.split(graph.positions.T) * self.normal.T[:, :, None], axis=0)
@@ -220,14 +228,17 @@ def real_potential(graph: Graph, charges: Float[Array, "atoms"], plan: EwaldPlan
     return graph.sum_edges(graph.gather(charges) * pair)
 
 
-def molecule_potential(graph: Graph, charges: Float[Array, "atoms"], by_system: Blocks) -> Float[Array, "atoms"]:
-    r"""$\sum_{j \ne i} q_j / r_{ij}$ over all atoms of a system that has no images [e/Å]."""
+def molecule_potential(
+    graph: Graph, charges: Float[Array, "atoms"], by_system: Blocks, kernel: Callable[[Array], Array] = jnp.reciprocal
+) -> Float[Array, "atoms"]:
+    r"""$\sum_{j \ne i} q_j / r_{ij}$ over all atoms of a system that has no images [e/Å], or with another `kernel`."""
 
     def one(positions, charges, mask):
         difference = positions[:, None, :] - positions[:, :, None]
         pairs = mask[None, :] & mask[:, None] & ~jnp.eye(len(mask), dtype=bool)
         squared = jnp.where(pairs, jnp.sum(difference * difference, axis=0), jnp.ones((), positions.dtype))
-        return jnp.sum(jnp.where(pairs, charges[None, :] / jnp.sqrt(squared), jnp.zeros((), charges.dtype)), axis=1)
+        potential = charges[None, :] * kernel(jnp.sqrt(squared))
+        return jnp.sum(jnp.where(pairs, potential, jnp.zeros((), charges.dtype)), axis=1)
 
     places = jnp.moveaxis(by_system.split(graph.positions.T), 1, 0)
     return by_system.join(jax.vmap(one)(places, by_system.split(charges), by_system.mask), graph)
@@ -236,17 +247,42 @@ def molecule_potential(graph: Graph, charges: Float[Array, "atoms"], by_system: 
 def reciprocal_potential(
     graph: Graph, charges: Float[Array, "atoms"], lattice: Lattices, by_system: Blocks, plan: EwaldPlan
 ) -> Float[Array, "atoms"]:
-    """The smooth part of the potential at each atom [e/Å], by plane waves."""
+    """The smooth part of the potential at each atom [e/Å], by plane waves or by a mesh."""
+    one = functools.partial(wave_potential if plan.mesh is None else mesh_potential, plan=plan)
     places, held = jnp.moveaxis(by_system.split(graph.positions.T), 1, 0), by_system.split(charges)
-    arguments = places, held, lattice.cell, lattice.volume
     if graph.systems == 1:
-        potential = _wave_potential(*(x[0] for x in arguments), plan=plan)[None]
+        potential = one(places[0], held[0], lattice.cell[0], lattice.volume[0])[None]
     else:
-        potential = jax.vmap(lambda *x: _wave_potential(*x, plan=plan))(*arguments)
+        potential = jax.vmap(one)(places, held, lattice.cell, lattice.volume)
     return by_system.join(potential, graph)
 
 
-def _wave_potential(
+def plane_features(
+    positions: Float[Array, "3 slots"], cell: Float[Array, "3 3"], volume: Float[Array, ""], plan: EwaldPlan
+) -> Float[Array, "slots slots"]:
+    """The reciprocal sum of one system as a matrix: the potential at one atom of a unit charge at another [1/Å]."""
+    dtype, slots = positions.dtype, positions.shape[1]
+    rows, _ = reciprocal(cell)
+    fractional = [jnp.sum(positions * rows[axis][:, None], axis=0) for axis in range(3)]
+    x, y, z = plan.reach
+    along_y, along_z = jnp.arange(-y, y + 1, dtype=dtype), jnp.arange(-z, z + 1, dtype=dtype)
+    (cos_y, sin_y), (cos_z, sin_z) = _waves(along_y, fractional[1]), _waves(along_z, fractional[2])
+    cos_yz = (cos_y[:, None] * cos_z[None] - sin_y[:, None] * sin_z[None]).reshape(-1, slots)
+    sin_yz = (cos_y[:, None] * sin_z[None] + sin_y[:, None] * cos_z[None]).reshape(-1, slots)
+
+    @jax.checkpoint
+    def add(total: Float[Array, "slots slots"], along: Float[Array, ""]):
+        weights = _weights(along[None], along_y, along_z, rows, volume, plan).reshape(-1, 1)
+        cos_x, sin_x = _waves(along[None], fractional[0])
+        cos, sin = cos_x * cos_yz - sin_x * sin_yz, cos_x * sin_yz + sin_x * cos_yz
+        for wave in (cos, sin):
+            total = total + jnp.matmul((weights * wave).T, wave, precision=lax.Precision.HIGHEST)
+        return total, None
+
+    return lax.scan(add, jnp.zeros((slots, slots), dtype), jnp.arange(x + 1, dtype=dtype))[0]
+
+
+def wave_potential(
     positions: Float[Array, "3 slots"],
     charges: Float[Array, "slots"],
     cell: Float[Array, "3 3"],
@@ -337,7 +373,7 @@ def _neutral(graph: Graph, charges: Float[Array, "atoms"]) -> Bool[Array, "syste
     return jnp.abs(graph.sum_atoms(charges)) <= _NEUTRAL * graph.sum_atoms(jnp.abs(charges))
 
 
-def _poison(valid: Bool[Array, "systems"], graph: Graph, dtype: jnp.dtype) -> Float[Array, "atoms"]:
+def poison(valid: Bool[Array, "systems"], graph: Graph, dtype: jnp.dtype) -> Float[Array, "atoms"]:
     """1 for atoms of valid systems and for padding, NaN for others: a product with it spares no derivative."""
     fine = valid[graph.system_index] | ~graph.atom_mask
     return jnp.where(fine, jnp.ones((), dtype), jnp.asarray(jnp.nan, dtype))

@@ -1,9 +1,9 @@
 """Ewald sums against Madelung constants, Wigner crystals and the NIST SPC/E configurations, term by term."""
 
+import functools
 import itertools
 import json
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,15 +20,17 @@ BCC = 0.5 * np.array([[-1.0, 1.0, 1.0], [1.0, -1.0, 1.0], [1.0, 1.0, -1.0]])
 HEXAGONAL = np.array([[1.0, 0.0, 0.0], [-0.5, np.sqrt(0.75), 0.0], [0.0, 0.0, np.sqrt(8.0 / 3.0)]])
 THIRD, TWO_THIRDS = 1.0 / 3.0, 2.0 / 3.0
 
-measure = eqx.filter_jit(energy_forces_virial)
+# A few evaluations each: compiling well would cost more than it gains.
+QUICK = {"xla_backend_optimization_level": 0}
+measure = jax.jit(energy_forces_virial, compiler_options=QUICK)
 
 
-@eqx.filter_jit
+@functools.partial(jax.jit, compiler_options=QUICK)
 def total_energy(energy, graph):
     return graph.sum_atoms(energy(graph))[0]
 
 
-@eqx.filter_jit
+@functools.partial(jax.jit, compiler_options=QUICK)
 def parts(energy, graph):
     charges = energy.charges(graph)
     return charges, jax.tree.map(lambda p: 0.5 * jnp.sum(charges * p), energy.potentials(graph, charges))
