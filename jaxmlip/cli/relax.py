@@ -15,7 +15,7 @@ from jaxmlip import units
 from jaxmlip.cli import settings
 from jaxmlip.cli.config import parse, require, require_number
 from jaxmlip.cli.errors import Failure
-from jaxmlip.cli.structures import blame, read_model, read_system
+from jaxmlip.cli.structures import blame, planned, read_model, read_system
 from jaxmlip.io import to_ase
 from jaxmlip.simulate import SimulationError
 from jaxmlip.simulate.minimize import Relaxation, minimize
@@ -56,6 +56,7 @@ def main(argv: Sequence[str]) -> int:
     config.check()
     energy = read_model(config.model)
     system = read_system(config.structure, energy, frame=config.frame)
+    energy = planned(energy, lambda: system, f"{config.structure}, frame {config.frame}")
     settings.check_writable(config.output)
     try:
         with blame(f"{config.structure}, frame {config.frame}"):

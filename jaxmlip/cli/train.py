@@ -17,6 +17,7 @@ from jaxmlip.data import Dataset, read_dataset, statistics
 from jaxmlip.energy import ZBL, AbstractEnergy
 from jaxmlip.errors import UserError
 from jaxmlip.learn import FitResult, TrainSettings, evaluate, fit
+from jaxmlip.learn.charges import mean_charges
 
 MODEL = "model.jaxmlip"
 
@@ -36,9 +37,15 @@ class Data:
     """Where it is not REF_energy, nor energy."""
     forces_key: str | None = None
     stress_key: str | None = None
+    charges_key: str | None = None
 
     def keys(self) -> dict[str, str]:
-        named = {"energy": self.energy_key, "forces": self.forces_key, "stress": self.stress_key}
+        named = {
+            "energy": self.energy_key,
+            "forces": self.forces_key,
+            "stress": self.stress_key,
+            "charges": self.charges_key,
+        }
         return {label: key for label, key in named.items() if key}
 
 
@@ -54,6 +61,10 @@ class Model:
     radial: int | None = None
     zbl: bool = False
     """Add the screened repulsion of nuclei, for collisions and very high pressure."""
+    charges: str | dict[str, float] | None = None
+    """Add long-range electrostatics: latent, predicted or equilibrated charges, or those of each element [e]."""
+    background: bool = False
+    """Neutralize periodic frames that have a net charge by a uniform background."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
     train, valid, test = read_splits(config.data)
     settings.check_writable(config.output)
     print(f"train {train!r}\nvalid {valid!r}\ntest  {test!r}")
-    energy = make_energy(config.model, train, config.learn)
+    energy = make_energy(config.model, train, config.learn, *filter(None, (valid, test)))
     if not config.resume and (config.output / "metrics.jsonl").exists():
         raise UserError(f"{config.output} holds a run: continue it with `--resume`, or give another `--output`.")
     inputs = (*config.data.train, *config.data.valid, *config.data.test)
@@ -121,12 +132,13 @@ def read_splits(data: Data) -> tuple[Dataset, Dataset | None, Dataset | None]:
     return train, valid, test
 
 
-def make_energy(model: Model, train: Dataset, learn: TrainSettings) -> AbstractEnergy:
-    """The untrained potential, scaled to the data.
+def make_energy(model: Model, train: Dataset, learn: TrainSettings, *others: Dataset) -> AbstractEnergy:
+    """The untrained potential, scaled to the data; `others` it should serve as well.
 
     **Raises:** `UserError` where the sizes make no sense.
     """
     from jaxmlip.models.ace import ACE, ACEConfig
+    from jaxmlip.models.charges import electrostatics
 
     found = statistics(train, model.cutoff_angstrom, references=learn.references)
     sizes = {name: getattr(model, name) for name in ("channels", "degree", "hidden", "radial")}
@@ -141,6 +153,16 @@ def make_energy(model: Model, train: Dataset, learn: TrainSettings) -> AbstractE
             **changes,
         )
         energy: AbstractEnergy = ACE(config, key=jax.random.key(learn.seed))
+        if model.charges is not None:
+            energy = energy + electrostatics(
+                model.charges,
+                [record.system for data in (train, *others) for record in data],
+                cutoff=model.cutoff_angstrom,
+                mean_neighbors=max(found.neighbors, 1.0),
+                start=mean_charges(train),
+                background=model.background,
+                key=jax.random.key(learn.seed + 1),
+            )
         return energy + ZBL() if model.zbl else energy
 
 

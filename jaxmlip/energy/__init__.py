@@ -27,4 +27,5 @@ from jaxmlip.energy.exclusions import ExcludedCoulomb as ExcludedCoulomb
 from jaxmlip.energy.latent import LatentEwald as LatentEwald
 from jaxmlip.energy.pair import LennardJones as LennardJones
 from jaxmlip.energy.references import AtomicReferences as AtomicReferences
+from jaxmlip.energy.replan import replan as replan
 from jaxmlip.energy.zbl import ZBL as ZBL

@@ -14,7 +14,7 @@ from ase.calculators import calculator
 from ase.stress import full_3x3_to_voigt_6_stress
 from jaxtyping import Array, Float
 
-from jaxmlip.energy import AbstractEnergy, Derivatives, check_elements, energy_forces_stress
+from jaxmlip.energy import AbstractEnergy, Derivatives, check_elements, check_system, energy_forces_stress, replan
 from jaxmlip.graph import Graph, batch, pad
 from jaxmlip.io import from_ase
 
@@ -59,6 +59,10 @@ class Calculator(calculator.Calculator):
         atoms = self.atoms
         assert atoms is not None
         check_elements(self.energy, atoms.numbers)
+        if set(system_changes) - {"positions", "initial_magmoms"}:
+            system = from_ase(atoms)
+            self.energy = replan(self.energy, system)
+            check_system(self.energy, system)
         with jax.enable_x64(True):
             graph = self._graph(atoms)
             if "energies" in properties:

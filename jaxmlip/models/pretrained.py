@@ -3,7 +3,8 @@
 A file is `{"format": "jaxmlip-1", "model": "ACE", "config": {...}, "metadata": {...}, "leaves": [{"path", "shape",
 "dtype"}, ...], "sha256": ...}` and a newline, then the bytes of the leaves in that order, little-endian, C order,
 nothing between; the hash is that of these bytes. A sum of energies is `{"model": "Sum", "terms": [{"model": ...,
-"config": ...}, ...]}` with the leaves of all terms. Nothing is ever unpickled.
+"config": ...}, ...]}` with the leaves of all terms, and a part with parts of its own (charges of an Ewald sum, their
+model) has such entries in its `config`. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -22,7 +23,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmlip.energy import ZBL, AbstractEnergy, AtomicReferences, LennardJones, Sum
+from jaxmlip.elements import SYMBOLS
+from jaxmlip.energy import (
+    ZBL,
+    AbstractEnergy,
+    AtomCharges,
+    AtomicReferences,
+    EquilibratedCharges,
+    Equilibration,
+    Ewald,
+    EwaldPlan,
+    LatentEwald,
+    LennardJones,
+    ModelCharges,
+    SpeciesCharges,
+    Sum,
+)
 from jaxmlip.energy.base import cast
 from jaxmlip.errors import UserError
 from jaxmlip.files import write_atomically
@@ -39,6 +55,19 @@ TERMS = {
     "ZBL": lambda config: ZBL(**config),
     "LennardJones": lambda config: LennardJones(epsilon=0.0, sigma=0.0, **config),
     "AtomicReferences": lambda config: AtomicReferences(dict.fromkeys(config["elements"], 0.0)),
+    "Ewald": lambda config: Ewald(**config),
+    "LatentEwald": lambda config: LatentEwald(**config),
+    "SpeciesCharges": lambda config: SpeciesCharges(dict.fromkeys(config["elements"], 0.0)),
+    "AtomCharges": lambda config: AtomCharges(np.zeros(config["atoms"])),
+    "ModelCharges": lambda config: ModelCharges(
+        config["model"], start=dict.fromkeys(config["starters"], 0.0) or None, conserve=config["conserve"]
+    ),
+    "EquilibratedCharges": lambda config: EquilibratedCharges(
+        *({SYMBOLS[n]: value for n in config["elements"]} for value in (0.0, 1.0, 0.1)),
+        config["plan"],
+        model=config["model"],
+    ),
+    "Equilibration": lambda config: Equilibration(**config),
 }
 
 
@@ -225,8 +254,8 @@ def _little_endian(array: np.ndarray) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
-def _describe(energy: AbstractEnergy) -> dict[str, Any]:
-    """What has to be known, besides the arrays, to make an energy again."""
+def _describe(energy: eqx.Module) -> dict[str, Any]:
+    """What has to be known, besides the arrays, to make an energy, or a part of one, again."""
     name = type(energy).__name__
     if isinstance(energy, Sum):
         return {"model": "Sum", "terms": [_describe(term) for term in energy.terms]}
@@ -234,7 +263,13 @@ def _describe(energy: AbstractEnergy) -> dict[str, Any]:
         return {"model": name, "config": dataclasses.asdict(energy.config)}  # type: ignore[attr-defined]
     if name in TERMS:
         fields = [f.name for f in dataclasses.fields(energy) if f.metadata.get("static", False)]
-        return {"model": name, "config": {field: getattr(energy, field) for field in fields}}
+        config: dict[str, Any] = {field: getattr(energy, field) for field in fields}
+        config |= {f: dataclasses.asdict(v) for f, v in config.items() if isinstance(v, EwaldPlan)}
+        config |= {f: _describe(v) for f, v in vars(energy).items() if isinstance(v, eqx.Module)}
+        config |= {f: v for f, v in vars(energy).items() if v is None}
+        if isinstance(energy, AtomCharges):
+            config["atoms"] = len(energy.charges)
+        return {"model": name, "config": config}
     raise TypeError(f"Cannot save a {name}: model files hold {', '.join([*MODELS, *TERMS, 'Sum'])}.")
 
 
@@ -242,7 +277,7 @@ def _skeleton(entry: dict[str, Any]) -> Any:
     """The energy an entry describes, with shapes for arrays."""
     if entry["model"] == "Sum":
         return Sum(tuple(_skeleton(term) for term in entry["terms"]))
-    config = {name: _tupled(value) for name, value in entry["config"].items()}
+    config = {name: _part(value) for name, value in entry["config"].items()}
     if entry["model"] in TERMS:
         return TERMS[entry["model"]](config)
     module, model, configuration = MODELS[entry["model"]]
@@ -250,6 +285,13 @@ def _skeleton(entry: dict[str, Any]) -> Any:
     return eqx.filter_eval_shape(
         getattr(module, model), getattr(module, configuration)(**config), key=jax.random.key(0)
     )
+
+
+def _part(value: Any) -> Any:
+    """A value of a configuration: a part with an entry of its own, a plan, or plain."""
+    if isinstance(value, dict):
+        return _skeleton(value) if "model" in value else EwaldPlan(**{k: _tupled(v) for k, v in value.items()})
+    return _tupled(value)
 
 
 def _tupled(value: Any) -> Any:
