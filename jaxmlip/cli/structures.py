@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmlip.data import read_dataset
-from jaxmlip.energy import AbstractEnergy, SystemCheck, check_elements, check_system, replan
+from jaxmlip.energy import AbstractEnergy, check_elements, check_system, replan, system_checks
 from jaxmlip.errors import UserError
-from jaxmlip.learn.charges import parts
 from jaxmlip.system import System, make_system
 
 
@@ -65,7 +64,7 @@ def planned(energy: AbstractEnergy, system: Callable[[], System], what: str) -> 
 
     **Raises:** `UserError` about `what` for a system that no sum serves.
     """
-    if not parts(energy, (SystemCheck,)):
+    if not system_checks(energy):
         return energy
     with blame(what):
         energy = replan(energy, system())

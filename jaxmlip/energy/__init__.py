@@ -7,6 +7,7 @@ from jaxmlip.energy.base import SystemCheck as SystemCheck
 from jaxmlip.energy.base import check_cutoff as check_cutoff
 from jaxmlip.energy.base import check_elements as check_elements
 from jaxmlip.energy.base import check_system as check_system
+from jaxmlip.energy.base import system_checks as system_checks
 from jaxmlip.energy.charges import AbstractCharges as AbstractCharges
 from jaxmlip.energy.charges import AtomCharges as AtomCharges
 from jaxmlip.energy.charges import ModelCharges as ModelCharges

@@ -132,16 +132,21 @@ def check_system(energy: AbstractEnergy, system: System) -> None:
     **Raises:** `ValueError` that says what was given, what is allowed and what to do.
     """
     check_elements(energy, np.asarray(system.numbers))
-    seen: list[SystemCheck] = []
+    for part in system_checks(energy):
+        part.check(system)
+
+
+def system_checks(energy: AbstractEnergy) -> list[SystemCheck]:
+    """The parts of an energy that serve some systems only (the energy itself included)."""
+    found: list[SystemCheck] = []
 
     def visit(part: Any) -> bool:
         if isinstance(part, SystemCheck):
-            seen.append(part)
+            found.append(part)
         return False
 
     jax.tree.leaves(energy, is_leaf=visit)
-    for part in seen:
-        part.check(system)
+    return found
 
 
 def check_cutoff(energy: AbstractEnergy, graph: Graph) -> None:

@@ -34,7 +34,8 @@ class EquilibratedCharges(AbstractCharges, SystemCheck):
     """Charges by equilibration: `electronegativity` [eV/e], `hardness` [eV/e²], `radius` [Å] of each element.
 
     `model` adds its output for each atom [eV/e] to the electronegativity, which then depends on the neighbors (4th
-    generation networks). Everything is trainable. For systems of up to a few hundred atoms.
+    generation networks). Everything is trainable. For systems of up to a few hundred atoms; no slabs. A periodic system
+    with a net charge is refused unless `background=True` asks for one that neutralizes it.
     """
 
     electronegativity: Float[Array, "species"]
@@ -42,6 +43,7 @@ class EquilibratedCharges(AbstractCharges, SystemCheck):
     radius: Float[Array, "species"]
     model: AbstractEnergy | None
     plan: EwaldPlan = eqx.field(static=True)
+    background: bool = eqx.field(static=True)
     elements: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(
@@ -52,6 +54,7 @@ class EquilibratedCharges(AbstractCharges, SystemCheck):
         plan: EwaldPlan,
         *,
         model: AbstractEnergy | None = None,
+        background: bool = False,
     ):
         given = {
             "electronegativity [eV/e]": by_atomic_number(electronegativity, "electronegativity [eV/e]"),
@@ -66,8 +69,8 @@ class EquilibratedCharges(AbstractCharges, SystemCheck):
         chi, hard, wide = (np.array(list(values.values())) for values in given.values())
         if np.any(wide <= 0) or np.any(hard + units.coulomb / (math.sqrt(math.pi) * wide) <= 0):
             raise ValueError("Radii must be positive, and hardness must leave the energy of a lone charge positive.")
-        if plan.mesh is not None:
-            raise ValueError('Charge equilibration needs a plan with method="waves".')
+        if plan.mesh is not None or "slab" in plan.kinds:
+            raise ValueError('Charge equilibration needs a plan with method="waves", for bulk and molecules.')
         if plan.periodic and float(erfc(np.array(plan.cutoff / (2.0 * wide.max())))) > 1e-4:
             raise ValueError(
                 f"A radius of {wide.max()} Å is too large for a cutoff of {plan.cutoff} Å: Gaussian charges must look "
@@ -77,6 +80,7 @@ class EquilibratedCharges(AbstractCharges, SystemCheck):
         self.electronegativity, self.hardness, self.radius = jnp.asarray(chi), jnp.asarray(hard), jnp.asarray(wide)
         self.model = model
         self.plan = plan
+        self.background = background
 
     @property
     def cutoff(self) -> float:
@@ -109,15 +113,26 @@ class EquilibratedCharges(AbstractCharges, SystemCheck):
             return charges, charges * (chi + 0.5 * hardness * charges + 0.5 * potential)
 
         charges, energies = jax.vmap(one)(matrix, chi, hardness, by_system.mask, graph.charge.astype(dtype))
-        fine = poison(lattice.valid(graph, self.plan, by_system) & ~by_system.crowded, graph, dtype)
+        valid = lattice.valid(graph, self.plan, by_system) & ~by_system.crowded
+        if not self.background:
+            valid = valid & (~lattice.periodic | (graph.charge == 0.0))
+        fine = poison(valid, graph, dtype)
         return by_system.join(charges, graph) * fine, by_system.join(energies, graph) * fine
 
     def total(self, system: System) -> float | None:
         return float(np.max(np.asarray(system.charge)))
 
     def check(self, system: System) -> None:
-        """Refuse a system that the plan was not made for (host)."""
+        """Refuse a system that the plan was not made for, or that has a net charge without a choice (host).
+
+        **Raises:** `ValueError` that says what was given, what is allowed and what to do.
+        """
         check_planned(self.plan, system)
+        if any(system.pbc) and not self.background and np.any(np.asarray(system.charge) != 0.0):
+            raise ValueError(
+                f"The periodic system has a charge of {self.total(system)} e: say `background=True` for a uniform "
+                "background that neutralizes it."
+            )
 
 
 class Equilibration(AbstractEnergy):

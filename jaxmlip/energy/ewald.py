@@ -8,7 +8,8 @@ The potential at atom $i$ is the sum of
 - self: $-2 \alpha q_i / \sqrt\pi$,
 - background: $-\pi Q / (\alpha^2 V)$, which neutralizes a net charge $Q$,
 - surface: $\frac{4 \pi}{3 V} M \cdot r_i$ with the dipole $M$, for a crystal in vacuum; nothing in a conductor
-  (tin-foil); for slabs $\frac{4 \pi}{V} M_z z_i$ (Yeh and Berkowitz), with enough vacuum between the images,
+  (tin-foil); for slabs $\frac{4 \pi}{V} M_z z_i$ (Yeh and Berkowitz), with enough vacuum between the images; see
+  `surface_potential` for slabs with a net charge,
 
 and the energy of atom $i$ is $\frac{1}{2} q_i \phi_i$, in units of $e^2 / 4 \pi \epsilon_0$.
 
@@ -117,7 +118,7 @@ class Ewald(AbstractEnergy, SystemCheck):
             inside * waves,
             inside * charges * (-2.0 * plan.alpha / math.sqrt(math.pi)),
             inside * net * (-math.pi / plan.alpha**2),
-            self._surface(graph, charges, lattice),
+            surface_potential(graph, charges, lattice, plan, vacuum=self.surface == "vacuum"),
         )
 
     def check(self, system: System) -> None:
@@ -135,21 +136,6 @@ class Ewald(AbstractEnergy, SystemCheck):
                 "`background=True` for a uniform background that neutralizes them."
             )
 
-    def _surface(self, graph: Graph, charges: Float[Array, "atoms"], lattice: Lattices) -> Float[Array, "atoms"]:
-        """Potential of the dipole of the whole: of slabs, and of crystals in vacuum."""
-        slabs, crystals = "slab" in self.plan.kinds, self.surface == "vacuum"
-        if not (slabs or crystals):
-            return jnp.zeros_like(charges)
-        system, positions = graph.system_index, graph.positions.T
-        dipole = graph.sum_atoms(charges[None] * positions)
-        factor = (4.0 * math.pi / 3.0 if crystals else 0.0) * (lattice.periodic & ~lattice.slab).astype(charges.dtype)
-        total = jnp.sum(((factor / lattice.volume)[None] * dipole)[:, system] * positions, axis=0)
-        if slabs:
-            height = jnp.sum(lattice.normal[system].T * positions, axis=0)
-            along = 4.0 * math.pi * lattice.slab.astype(charges.dtype) / lattice.volume
-            total = total + (along * graph.sum_atoms(charges * height))[system] * height
-        return total
-
 
 def check_planned(plan: EwaldPlan, system: System) -> None:
     """Refuse a system that a plan does not serve (host).
@@ -159,6 +145,11 @@ def check_planned(plan: EwaldPlan, system: System) -> None:
     what = kind(system.pbc)
     if what not in plan.kinds:
         raise ValueError(f"This Ewald sum serves {', '.join(plan.kinds)}, but pbc={system.pbc} is a {what}.")
+    if plan.slots is not None and system.numbers.shape[-1] > plan.slots:
+        raise ValueError(
+            f"The Ewald sum was planned for at most {plan.slots} atoms; got {system.numbers.shape[-1]}: make the plan "
+            "with this system, or give `slots`."
+        )
     if what == "molecule":
         return
     if what == "slab" and system.pbc.index(False) != plan.free_axis:
@@ -215,6 +206,32 @@ class Lattices(NamedTuple):
             bottom = jnp.min(jnp.where(by_system.mask, heights, jnp.asarray(jnp.inf, heights.dtype)), axis=1)
             served = served & (~self.slab | (top - bottom <= plan.height - plan.gap))
         return served
+
+
+def surface_potential(
+    graph: Graph, charges: Float[Array, "atoms"], lattice: Lattices, plan: EwaldPlan, *, vacuum: bool
+) -> Float[Array, "atoms"]:
+    r"""Potential of the dipole of the whole: of slabs, and of crystals in vacuum [e/Å].
+
+    A slab of period $L$ along its normal with a net charge $Q$ has
+    $\frac{4 \pi}{V} (M_z z_i - \frac{1}{2} \sum_j q_j z_j^2 - \frac{1}{2} Q z_i^2 - \frac{1}{12} Q L^2)$.
+
+    **Reference:** Ballenegger, Arnold & Cerdà, J. Chem. Phys. 131, 094107 (2009), doi:10.1063/1.3216473.
+    """
+    if not (vacuum or "slab" in plan.kinds):
+        return jnp.zeros_like(charges)
+    system, positions = graph.system_index, graph.positions.T
+    total = jnp.zeros_like(charges)
+    if vacuum:
+        crystal = (lattice.periodic & ~lattice.slab).astype(charges.dtype)
+        dipole = 4.0 * math.pi / 3.0 * (crystal / lattice.volume)[None] * graph.sum_atoms(charges[None] * positions)
+        total = jnp.sum(dipole[:, system] * positions, axis=0)
+    if "slab" in plan.kinds:
+        z = jnp.sum(lattice.normal[system].T * positions, axis=0)
+        net, first, second = (graph.sum_atoms(charges * z**n)[system] for n in (0, 1, 2))
+        along = 4.0 * math.pi * (lattice.slab.astype(charges.dtype) / lattice.volume)[system]
+        total = total + along * (first * z - 0.5 * second - net * (0.5 * z * z + plan.height**2 / 12.0))
+    return total
 
 
 def real_potential(graph: Graph, charges: Float[Array, "atoms"], plan: EwaldPlan) -> Float[Array, "atoms"]:

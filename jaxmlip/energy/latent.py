@@ -12,7 +12,14 @@ from jaxtyping import Array, Float
 from jaxmlip import units
 from jaxmlip.energy.base import AbstractEnergy, SystemCheck
 from jaxmlip.energy.charges import AbstractCharges
-from jaxmlip.energy.ewald import Lattices, check_planned, molecule_potential, poison, reciprocal_potential
+from jaxmlip.energy.ewald import (
+    Lattices,
+    check_planned,
+    molecule_potential,
+    poison,
+    reciprocal_potential,
+    surface_potential,
+)
 from jaxmlip.energy.ewald_plan import EwaldPlan
 from jaxmlip.graph import Graph, blocks
 from jaxmlip.system import System
@@ -51,6 +58,7 @@ class LatentEwald(AbstractEnergy, SystemCheck):
         if plan.periodic:
             waves = reciprocal_potential(graph, charges, lattice, by_system, plan)
             waves = waves - charges * (2.0 * plan.alpha / math.sqrt(math.pi))
+            waves = waves + surface_potential(graph, charges, lattice, plan, vacuum=False)
             potential = lattice.periodic.astype(charges.dtype)[graph.system_index] * waves
         if "molecule" in plan.kinds:
             free = molecule_potential(graph, charges, by_system, lambda r: erf(plan.alpha * r) / r)

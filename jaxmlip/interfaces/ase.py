@@ -14,7 +14,7 @@ from ase.calculators import calculator
 from ase.stress import full_3x3_to_voigt_6_stress
 from jaxtyping import Array, Float
 
-from jaxmlip.energy import AbstractEnergy, Derivatives, check_elements, check_system, energy_forces_stress, replan
+from jaxmlip.energy import AbstractEnergy, Derivatives, check_system, energy_forces_stress, replan, system_checks
 from jaxmlip.graph import Graph, batch, pad
 from jaxmlip.io import from_ase
 
@@ -58,11 +58,6 @@ class Calculator(calculator.Calculator):
         super().calculate(atoms, list(properties), list(system_changes))
         atoms = self.atoms
         assert atoms is not None
-        check_elements(self.energy, atoms.numbers)
-        if set(system_changes) - {"positions", "initial_magmoms"}:
-            system = from_ase(atoms)
-            self.energy = replan(self.energy, system)
-            check_system(self.energy, system)
         with jax.enable_x64(True):
             graph = self._graph(atoms)
             if "energies" in properties:
@@ -72,7 +67,11 @@ class Calculator(calculator.Calculator):
 
     def _graph(self, atoms: ase.Atoms) -> Graph:
         """The atoms as a graph, padded to the sizes in use where they fit, else to the next ones."""
-        graph = batch(from_ase(atoms, dtype=np.float64), self.energy.cutoff or 1.0)
+        system = from_ase(atoms, dtype=np.float64)
+        if system_checks(self.energy):
+            self.energy = replan(self.energy, system)
+        check_system(self.energy, system)
+        graph = batch(system, self.energy.cutoff or 1.0)
         self._atoms = padded_size(len(atoms), self._atoms)
         self._neighbors = padded_size(graph.senders.shape[0], self._neighbors, room=1.2)
         return pad(graph, atoms=self._atoms, neighbors=self._neighbors, slots=1)

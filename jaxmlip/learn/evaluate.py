@@ -17,16 +17,16 @@ from jaxmlip.energy import (
     AbstractEnergy,
     AtomicReferences,
     Sum,
-    SystemCheck,
     check_elements,
     check_system,
     energy_forces,
     energy_forces_virial,
     replan,
+    system_checks,
 )
 from jaxmlip.errors import UserError
 from jaxmlip.io import Record
-from jaxmlip.learn.charges import find_charges, has_charges, parts
+from jaxmlip.learn.charges import find_charges, has_charges
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,7 +144,7 @@ def evaluate(
 
     **Raises:** `UserError` where a frame holds an element that the energy does not know.
     """
-    if parts(energy, (SystemCheck,)):
+    if system_checks(energy):
         energy = replan(energy, [record.system for record in dataset])
     check_dataset(energy, dataset)
     model, references = split_references(energy)
@@ -160,7 +160,7 @@ def check_dataset(energy: AbstractEnergy, dataset: Dataset) -> None:
 
     **Raises:** `UserError` naming file, frame and what is wrong.
     """
-    particular = bool(parts(energy, (SystemCheck,)))
+    particular = bool(system_checks(energy))
     for record in dataset:
         try:
             check_elements(energy, record.numbers)

@@ -88,4 +88,4 @@ def electrostatics(
     widest = min(SMEARING, cutoff / 5.6)
     electronegativity = {symbol: -_HARDNESS * begin[symbol] for symbol in symbols}
     equal = (dict.fromkeys(symbols, value) for value in (_HARDNESS, widest))
-    return Equilibration(EquilibratedCharges(electronegativity, *equal, plan, model=head))
+    return Equilibration(EquilibratedCharges(electronegativity, *equal, plan, model=head, background=background))

@@ -66,6 +66,7 @@ TERMS = {
         *({SYMBOLS[n]: value for n in config["elements"]} for value in (0.0, 1.0, 0.1)),
         config["plan"],
         model=config["model"],
+        background=config["background"],
     ),
     "Equilibration": lambda config: Equilibration(**config),
 }

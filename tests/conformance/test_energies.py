@@ -5,15 +5,30 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 from jaxtyping import Array, Float
 
 from jaxmlip import testing
-from jaxmlip.energy import ZBL, AbstractEnergy, AtomicReferences, LennardJones, energy_forces_stress
+from jaxmlip.energy import (
+    ZBL,
+    AbstractEnergy,
+    AtomicReferences,
+    EquilibratedCharges,
+    Equilibration,
+    Ewald,
+    LatentEwald,
+    LennardJones,
+    SpeciesCharges,
+    energy_forces_stress,
+    plan_ewald,
+)
 from jaxmlip.models.ace import ACE, ACEConfig
 from jaxmlip.models.nequip import NequIP, NequIPConfig
+from jaxmlip.system import make_system
 
+SALT = SpeciesCharges({"Na": 1.0, "Cl": -1.0})
 ACE_SIZES = {"degree": 2, "radial": 3, "channels": 3, "hidden": 4, "message_channels": 2, "species_features": 2}
 NEQUIP_SIZES = {"channels": (2, 2), "layers": 2, "radial_basis": 3, "radial_width": 4, "radial_depth": 1}
 
@@ -34,11 +49,36 @@ def nequip():
     return NequIP(NequIPConfig((8, 14), cutoff=4.0, average_neighbors=20.0, **NEQUIP_SIZES), key=jax.random.key(0))
 
 
+def charged():
+    """A plan, coarse because symmetries do not depend on the accuracy, for all cells that the checks come up with."""
+    sample = testing.sample_system((11, 17), spacing=2.4)
+    large = make_system(np.zeros((1, 3)), [11], cell=[24.0] * 3)
+    systems = [sample, large, make_system(np.zeros((1, 3)), [11])]
+    return SALT, plan_ewald(systems, cutoff=5.0, accuracy=1e-2, slots=testing.ATOMS)
+
+
+def ewald():
+    return Ewald(*charged(), background=True) + ZBL(cutoff=2.5)
+
+
+def latent_ewald():
+    return LatentEwald(*charged()) + ZBL(cutoff=2.5)
+
+
+def equilibration():
+    chi, hardness, radius = {"Na": 2.8, "Cl": 8.6}, {"Na": 4.6, "Cl": 9.9}, {"Na": 0.8, "Cl": 0.7}
+    return Equilibration(EquilibratedCharges(chi, hardness, radius, charged()[1])) + ZBL(cutoff=2.5)
+
+
+# What interacts over any distance depends on what is far away, and does not end at a cutoff.
+LONG_RANGE = ("size_consistency", "smooth_cutoff", "isolated_atom")
+
 # name: (what makes the energy, atomic numbers, spacing [Å], checks that cannot hold)
 ENERGIES = {
     "lennard_jones": (lennard_jones, (18,), 2.3, ()),
     "scaled_sum": (lambda: 0.5 * (references() + lennard_jones() + ZBL(cutoff=2.5)), (14, 8), 2.0, ()),
     "nequip": (nequip, (14, 8), 2.0, ("coincident_atoms",)),
+    "ewald": (ewald, (11, 17), 2.4, LONG_RANGE),
 }
 SLOW = {
     "ace": (lambda: ace(2), (14, 8), 2.0, ("coincident_atoms",)),
@@ -47,6 +87,8 @@ SLOW = {
     "lennard_jones_and_zbl": (lambda: lennard_jones() + ZBL(), (14, 8), 2.0, ()),
     "references_and_lennard_jones": (lambda: references() + lennard_jones(), (14, 8), 2.2, ()),
     "references": (references, (14, 8), 2.2, ("coincident_atoms",)),
+    "latent_ewald": (latent_ewald, (11, 17), 2.4, LONG_RANGE),
+    "equilibration": (equilibration, (11, 17), 2.4, LONG_RANGE),
     "scaled": (lambda: 0.5 * lennard_jones(), (18,), 2.3, ()),
 }
 MADE = {}  # each energy is made once, when it is first needed

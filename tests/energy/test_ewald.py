@@ -114,6 +114,18 @@ def test_bulk_slab_and_molecule_in_one_batch():
     assert float(total[3]) == float(total[1])
 
 
+def test_a_slab_with_a_net_charge():
+    """The exact sum in two dimensions has no term for the background: both differ from it by the same in any state."""
+    plan = plan_ewald(slab(), cutoff=5.0, accuracy=1e-10)
+    energy = Ewald(SpeciesCharges({"Na": 1.0, "Cl": -0.5}), plan, background=True)
+    charges, graph = np.where(NUMBERS == 11, 1.0, -0.5), batch(slab(), 5.0, neighbors=160)
+    moved = POSITIONS + np.random.default_rng(5).normal(scale=0.2, size=(8, 3)) + np.array([[0.0, 0.0, 3.0]])
+    other = batch(make_system(moved, NUMBERS, cell=slab().cell, pbc=slab().pbc), 5.0, neighbors=160)
+    ours = [float(measure(energy, g)[0][0]) for g in (graph, other)]
+    exact = [exact_slab_energy(p, charges, CELL[0], CELL[1]) for p in (POSITIONS, moved)]
+    assert ours[1] - ours[0] == pytest.approx(exact[1] - exact[0], rel=1e-7)
+
+
 def test_the_energy_of_a_slab_does_not_depend_on_its_lattice_vector_along_the_free_axis():
     plan = plan_ewald(slab(), cutoff=5.0, accuracy=1e-6)
     first, second = (measure(Ewald(SALT, plan), batch(slab(h), 5.0)) for h in (8.0, 30.0))

@@ -174,3 +174,50 @@ def test_spce_water_term_by_term(shared_data, number):
     for name, value in spce_terms(system, 0.4238, plan).items():
         assert KELVIN_ANGSTROM * value == pytest.approx(NIST_PRINTED[number - 1][name], rel=1e-5), name
         assert KELVIN_ANGSTROM * value == pytest.approx(golden[name], rel=1e-10), name
+
+
+# FEASST (NIST), plugin/charge/test/ewald.cpp, in kJ/mol.
+SHEARED = [
+    (
+        "spce_triclinic_sample_periodic1.xyz",
+        {"Ereal": -6046.43627, "Efour": 371.46525, "Eself": -96297.75579, "Eintra": 95078.89447},
+    ),
+    (
+        "spce_monoclinic_sample_periodic4.xyz",
+        {
+            "Ereal": -1425.6143894337906,
+            "Efour": 185.60955025935957,
+            "Eself": -24074.443366236523,
+            "Eintra": 23769.71831128121,
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "expected"), SHEARED)
+def test_spce_water_in_cells_that_are_no_cuboids(shared_data, name, expected):
+    """Their waves: |n| <= 7 along each axis and k² < max (2 pi 7 / l)², l the diagonal of the triangular cell."""
+    lines = (nist(shared_data) / name).read_text().splitlines()
+    lx, ly, lz, xy, xz, yz = (float(x) for x in lines[1].split()[1:])
+    rows = np.array([[float(x) for x in line.split()] for line in lines[2:]])
+    numbers = np.where(rows[:, 0] == 0, OXYGEN, HYDROGEN)
+    system = water(rows[:, 1:], numbers, np.array([[lx, 0.0, 0.0], [xy, ly, 0.0], [xz, yz, lz]]))
+    plan = EwaldPlan(10.0, 0.285, 2.0 * np.pi * (7.0 - 1e-9) / min(lx, ly, lz), (7, 7, 7), onset=1.0, complete=False)
+    for term, value in spce_terms(system, 0.4238, plan).items():
+        assert units.coulomb / units.kJ_per_mol * value == pytest.approx(expected[term], rel=1e-5), term
+
+
+@pytest.mark.slow  # importing jax-md takes seconds
+def test_the_reciprocal_sum_in_a_cube_is_that_of_jax_md():
+    """What holds of jax-md 0.2.29: cubic cells, the reciprocal part alone (its total lacks the self-energy)."""
+    random, side, alpha = np.random.default_rng(0), 8.0, 0.45
+    positions = random.uniform(0.0, side, (10, 3))
+    system = make_system(positions, [11, 17] * 5, cell=[side] * 3)
+    charges = np.array([1.0, -1.0] * 5)
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        from jax_md import energy as jax_md_energy
+
+        theirs = jax_md_energy.coulomb_recip_ewald(jnp.asarray(charges), side, alpha, 5.0)(jnp.asarray(positions))
+    plan = EwaldPlan(3.9, alpha, 5.2, (8, 8, 8), onset=1.0)
+    ours = parts(Ewald(SpeciesCharges({"Na": 1.0, "Cl": -1.0}), plan), batch(system, 3.9))[1].reciprocal
+    assert float(ours) == pytest.approx(float(theirs), rel=1e-9)
