@@ -115,7 +115,9 @@ def fixed_term(name):
     records = (*train, *test)
     systems = [record.system for record in records]
     if name == "surface":
-        return electrostatics(FORMAL, systems, cutoff=CUTOFFS[name], accuracy=ACCURACY, margin=1.0, key=jax.random.key(0))
+        return electrostatics(
+            FORMAL, systems, cutoff=CUTOFFS[name], accuracy=ACCURACY, margin=1.0, key=jax.random.key(0)
+        )
     plan = plan_ewald(systems, cutoff=CUTOFFS[name], accuracy=ACCURACY, margin=1.0)
     charges = FragmentCharges({int(record.config_type): record for record in records})
     return Ewald(charges, plan, background=True)

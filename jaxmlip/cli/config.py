@@ -156,10 +156,15 @@ def _describe(kind: Any) -> str:
 def _toml(values: Mapping[str, Any], path: tuple[str, ...]) -> str:
     plain = {k: v for k, v in values.items() if v is not None and not isinstance(v, dict)}
     tables = {k: v for k, v in values.items() if isinstance(v, dict)}
-    lines = [f"[{'.'.join(path)}]"] if path and plain else []
-    lines += [f"{key} = {_literal(value)}" for key, value in plain.items()]
+    lines = [f"[{'.'.join(map(_key, path))}]"] if path and plain else []
+    lines += [f"{_key(key)} = {_literal(value)}" for key, value in plain.items()]
     parts = ["\n".join(lines) + "\n"] if lines else []
     return "\n".join(parts + [_toml(value, (*path, key)) for key, value in tables.items()])
+
+
+def _key(key: str) -> str:
+    bare = key.isascii() and key.replace("-", "").replace("_", "").isalnum()
+    return key if bare else _literal(key)
 
 
 def _literal(value: Any) -> str:
@@ -169,6 +174,8 @@ def _literal(value: Any) -> str:
         return repr(value)
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_literal(item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_key(key)} = {_literal(item)}" for key, item in value.items()) + " }"
     text = str(value).replace("\\", "\\\\").replace('"', '\\"')
     escaped = "".join(c if c.isprintable() else f"\\u{ord(c):04X}" for c in text)
     return f'"{escaped}"'

@@ -17,6 +17,7 @@ from jaxmlip.cli.config import parse, require, require_number
 from jaxmlip.cli.errors import Failure
 from jaxmlip.cli.outputs import Outputs
 from jaxmlip.cli.structures import blame, planned, read_model, read_system
+from jaxmlip.cli.terms import Spec, with_terms
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.errors import UserError
 from jaxmlip.simulate import (
@@ -76,6 +77,8 @@ class MDConfig:
     structure: Path
     """File with the structure to start from, in any format that ASE reads."""
     output: Path = Path("runs/md")
+    terms: tuple[Spec, ...] = ()
+    """Energies to add to the model, such as zbl; see `jaxmlip train`."""
     frame: int = -1
     """Which frame of the file; -1 is the last."""
     repeat: tuple[int, int, int] = (1, 1, 1)
@@ -111,7 +114,7 @@ def main(argv: Sequence[str]) -> int:
     """Run or continue molecular dynamics; 1 where the dynamics had to stop."""
     config = parse(MDConfig, argv, command="md", description=__doc__ or "")
     config.check()
-    energy = read_model(config.model)
+    energy = with_terms(read_model(config.model), config.terms)
     energy = planned(energy, lambda: start_of(config, energy), f"{config.structure}, frame {config.frame}")
     with settings.locked(config.output):
         integrator = make_integrator(config.dynamics)
@@ -181,7 +184,8 @@ def identity(config: MDConfig) -> dict:
     """What must not change between a run and its continuation, as JSON."""
     dynamics = {k: v for k, v in dataclasses.asdict(config.dynamics).items() if k != "steps"}
     model = settings.sha256(Path(config.model)) or config.model
-    return {"model": model, "every": config.every, "precision": config.precision, **dynamics}
+    terms = {"terms": list(config.terms)} if config.terms else {}
+    return {"model": model, **terms, "every": config.every, "precision": config.precision, **dynamics}
 
 
 def simulate(

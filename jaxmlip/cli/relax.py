@@ -16,6 +16,7 @@ from jaxmlip.cli import settings
 from jaxmlip.cli.config import parse, require, require_number
 from jaxmlip.cli.errors import Failure
 from jaxmlip.cli.structures import blame, planned, read_model, read_system
+from jaxmlip.cli.terms import Spec, with_terms
 from jaxmlip.io import to_ase
 from jaxmlip.simulate import SimulationError
 from jaxmlip.simulate.minimize import Relaxation, minimize
@@ -31,6 +32,8 @@ class RelaxConfig:
     """File with the structure to start from, in any format that ASE reads."""
     output: Path = Path("runs/relax")
     """Folder for `relaxed.extxyz`."""
+    terms: tuple[Spec, ...] = ()
+    """Energies to add to the model, such as zbl; see `jaxmlip train`."""
     frame: int = -1
     """Which frame of the file; -1 is the last."""
     cell: bool = False
@@ -54,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     """Relax and write; 1 where the tolerances are not met."""
     config = parse(RelaxConfig, argv, command="relax")
     config.check()
-    energy = read_model(config.model)
+    energy = with_terms(read_model(config.model), config.terms)
     system = read_system(config.structure, energy, frame=config.frame)
     energy = planned(energy, lambda: system, f"{config.structure}, frame {config.frame}")
     settings.check_writable(config.output)

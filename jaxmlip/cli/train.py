@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 
 from jaxmlip.cli import settings
 from jaxmlip.cli.config import parse, require, require_number
 from jaxmlip.cli.structures import blame
+from jaxmlip.cli.terms import Spec, is_trained, make_term, make_terms, with_terms
 from jaxmlip.data import Dataset, read_dataset, statistics
-from jaxmlip.energy import ZBL, AbstractEnergy
+from jaxmlip.energy import AbstractEnergy
 from jaxmlip.errors import UserError
 from jaxmlip.learn import FitResult, TrainSettings, evaluate, fit
 from jaxmlip.learn.charges import mean_charges
@@ -59,8 +60,11 @@ class Model:
     degree: int | None = None
     hidden: int | None = None
     radial: int | None = None
-    zbl: bool = False
-    """Add the screened repulsion of nuclei, for collisions and very high pressure."""
+    prior: Spec | None = None
+    """What is known beforehand at short range: zbl (the screened repulsion of nuclei) or repulsion (a wall A / r^n, as
+    a table `{ kind = "repulsion", prefactor = 50.0 }`). The model learns the rest; the model file holds the sum."""
+    terms: tuple[Spec, ...] = ()
+    """Further energies, added in the same way; with `train = true` in its table, one is trained with the model."""
     charges: str | dict[str, float] | None = None
     """Add long-range electrostatics: latent, predicted or equilibrated charges, or those of each element [e]."""
     background: bool = False
@@ -92,13 +96,14 @@ def main(argv: Sequence[str]) -> int:
     settings.check_writable(config.output)
     print(f"train {train!r}\nvalid {valid!r}\ntest  {test!r}")
     energy = make_energy(config.model, train, config.learn, *filter(None, (valid, test)))
+    prior = make_prior(config.model, train, *filter(None, (valid, test)))
     if not config.resume and (config.output / "metrics.jsonl").exists():
         raise UserError(f"{config.output} holds a run: continue it with `--resume`, or give another `--output`.")
     inputs = (*config.data.train, *config.data.valid, *config.data.test)
     settings.write_run(
         config.output, config, command="train", seed=config.learn.seed, inputs=inputs, dataset=train.fingerprint()
     )
-    result = fit(energy, train, valid, settings=config.learn, folder=config.output, resume=config.resume)
+    result = fit(energy, train, valid, settings=config.learn, folder=config.output, resume=config.resume, prior=prior)
     if result.reason == "interrupted":
         raise KeyboardInterrupt(f"interrupted; `--resume` goes on from the last step ({config.output}).")
     save_model(config.output / MODEL, result, train)
@@ -133,12 +138,11 @@ def read_splits(data: Data) -> tuple[Dataset, Dataset | None, Dataset | None]:
 
 
 def make_energy(model: Model, train: Dataset, learn: TrainSettings, *others: Dataset) -> AbstractEnergy:
-    """The untrained potential, scaled to the data; `others` it should serve as well.
+    """The untrained potential, scaled to the data, and what is trained with it; `others` are further data to serve.
 
     **Raises:** `UserError` where the sizes make no sense.
     """
     from jaxmlip.models.ace import ACE, ACEConfig
-    from jaxmlip.models.charges import electrostatics
 
     found = statistics(train, model.cutoff_angstrom, references=learn.references)
     sizes = {name: getattr(model, name) for name in ("channels", "degree", "hidden", "radial")}
@@ -153,17 +157,41 @@ def make_energy(model: Model, train: Dataset, learn: TrainSettings, *others: Dat
             **changes,
         )
         energy: AbstractEnergy = ACE(config, key=jax.random.key(learn.seed))
-        if model.charges is not None:
-            energy = energy + electrostatics(
-                model.charges,
-                [record.system for data in (train, *others) for record in data],
-                cutoff=model.cutoff_angstrom,
-                mean_neighbors=max(found.neighbors, 1.0),
-                start=mean_charges(train),
-                background=model.background,
-                key=jax.random.key(learn.seed + 1),
-            )
-        return energy + ZBL() if model.zbl else energy
+        if isinstance(model.charges, str):
+            options = {"mean_neighbors": max(found.neighbors, 1.0), "start": mean_charges(train)}
+            key = jax.random.key(learn.seed + 1)
+            energy = energy + _electrostatics(model, (train, *others), key=key, **options)
+    return with_terms(energy, _specs(model)[1], "model.terms")
+
+
+def make_prior(model: Model, train: Dataset, *others: Dataset) -> AbstractEnergy | None:
+    """What the labels are taken relative to: the prior, charges that are given, and the terms that are not trained.
+
+    **Raises:** `UserError` for what does not exist or makes no sense.
+    """
+    prior = None if model.prior is None else make_term(model.prior, train.elements, "model.prior")
+    if isinstance(model.charges, Mapping):
+        with blame("[model]"):
+            given = _electrostatics(model, (train, *others), key=jax.random.key(0))
+        prior = given if prior is None else prior + given
+    fixed = _specs(model)[0]
+    return with_terms(prior, fixed, "model.terms") if prior else make_terms(fixed, train.elements, "model.terms")
+
+
+def _electrostatics(model: Model, data: Sequence[Dataset], **options: Any) -> AbstractEnergy:
+    """The long-range term of a configuration, planned for all frames."""
+    from jaxmlip.models.charges import electrostatics
+
+    assert model.charges is not None
+    systems = [record.system for part in data for record in part]
+    options |= {"cutoff": model.cutoff_angstrom, "background": model.background}
+    return electrostatics(model.charges, systems, **options)
+
+
+def _specs(model: Model) -> tuple[list[Spec], list[Spec]]:
+    """The terms that stay as they are, and those that are trained."""
+    read = [is_trained(spec, f"model.terms[{i}]") for i, spec in enumerate(model.terms)]
+    return [spec for spec, train in read if not train], [spec for spec, train in read if train]
 
 
 def save_model(path: Path, result: FitResult, train: Dataset) -> None:

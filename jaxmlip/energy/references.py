@@ -43,6 +43,13 @@ def species_index(numbers: Int[Array, "atoms"], elements: tuple[int, ...]) -> In
     return jnp.asarray(table)[numbers]
 
 
+def reject_strangers(energies: Float[Array, "atoms"], graph: Graph, elements: tuple[int, ...]) -> Float[Array, "atoms"]:
+    """The same energies, but NaN for an atom that is not among `elements`: never those of another element."""
+    known = np.zeros(len(SYMBOLS), bool)
+    known[[0, *elements]] = True
+    return jnp.where(jnp.asarray(known)[graph.numbers], energies, jnp.asarray(jnp.nan, energies.dtype))
+
+
 def fit_references(
     numbers: list[np.ndarray], energies: np.ndarray, *, ridge: float = 1e-8
 ) -> tuple[dict[int, float], tuple[int, ...]]:

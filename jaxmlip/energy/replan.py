@@ -50,9 +50,9 @@ def _plan(plan: EwaldPlan, systems: list[System], margin: float, *, smeared: boo
     """`plan` where it serves the systems, else one for them with the same splitting and accuracy."""
     if _serves(plan, systems):
         return plan
-    kept = {"smearing": 1.0 / (math.sqrt(2.0) * plan.alpha)} if smeared or plan.periodic else {}
+    kept = 1.0 / (math.sqrt(2.0) * plan.alpha) if smeared or plan.periodic else None
     accuracy = 2.0 * math.exp(-((plan.k_cutoff * ONSET / (2.0 * plan.alpha)) ** 2)) if plan.periodic else 1e-4
-    return plan_ewald(systems, cutoff=plan.cutoff, accuracy=accuracy, margin=margin, **kept)
+    return plan_ewald(systems, cutoff=plan.cutoff, accuracy=accuracy, margin=margin, smearing=kept)
 
 
 def _serves(plan: EwaldPlan, systems: list[System]) -> bool:

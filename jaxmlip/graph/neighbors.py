@@ -49,7 +49,7 @@ class Neighbors(eqx.Module):
     be trusted: `overflow` (an atom has more neighbors, or a cell more atoms, than slots), `stale` (`check` found the
     skin used up) and `shrunk` (the box is smaller or more sheared than the stencil allows). `needed` and `crowd` are
     the slots that the busiest atom and the fullest cell have asked for while all was well. Answer a flag with `grow`
-    and a replay from the last good state.
+    and a replay from the last good state. A list that is `held` is rebuilt by nobody but its owner.
     """
 
     senders: Int[Array, "neighbors atoms"]
@@ -66,6 +66,7 @@ class Neighbors(eqx.Module):
     skin: float = eqx.field(static=True)
     pbc: tuple[bool, bool, bool] = eqx.field(static=True)
     plan: Plan = eqx.field(static=True)
+    held: bool = eqx.field(static=True, default=False)
 
     @property
     def capacity(self) -> int:
@@ -137,10 +138,18 @@ def rebuild(neighbors: Neighbors, system: System) -> Neighbors:
 def update(neighbors: Neighbors, system: System) -> Neighbors:
     """The list to use for `system`: as it is while the skin allows, rebuilt where it does not. Call before each use.
 
-    Under `jax.vmap` the rebuild is computed at every call (a `cond` becomes a `select`); there, call `rebuild` every
-    few steps and `check` in between.
+    Under `jax.vmap` the rebuild is computed at every call (a `cond` becomes a `select`); there, `hold` the list and
+    call `rebuild` every few steps.
     """
+    if neighbors.held:
+        return check(neighbors, system)
     return lax.cond(skin_used(neighbors, system) > 1.0, rebuild, lambda n, _: n, neighbors, system)
+
+
+def hold(neighbors: Neighbors) -> Neighbors:
+    """The same list, which `update` from now on only checks: for replicas under `jax.vmap`, whose owner calls `rebuild`
+    every few steps and looks at `failed` in the end."""
+    return dataclasses.replace(neighbors, held=True)
 
 
 def check(neighbors: Neighbors, system: System) -> Neighbors:
@@ -207,7 +216,7 @@ def grow(neighbors: Neighbors, system: System, factor: float = 1.5, *, kept: Nei
         margin = plan.margin * factor if shrunk else plan.margin
         plan = _plan(system, neighbors.cutoff + skin, plan.method, margin)
     plan = dataclasses.replace(plan, slots=max(slots, plan.slots))
-    return _make(system, neighbors.cutoff, skin, capacity, plan)
+    return dataclasses.replace(_make(system, neighbors.cutoff, skin, capacity, plan), held=neighbors.held)
 
 
 def to_graph(neighbors: Neighbors, system: System) -> Graph:

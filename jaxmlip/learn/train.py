@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import operator
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from jaxmlip.learn.evaluate import Report, check_dataset, predict, read_referenc
 from jaxmlip.learn.figures import learning_curve, parity
 from jaxmlip.learn.folder import append_metrics, interruptible, locked, rewrite_metrics
 from jaxmlip.learn.loss import Loss, Weights
+from jaxmlip.learn.prior import describe, restore, subtract
 from jaxmlip.learn.progress import Progress, spell_metrics
 from jaxmlip.learn.settings import TrainSettings
 from jaxmlip.learn.step import Trainable, TrainState, compiled_step, init
@@ -58,9 +60,13 @@ def fit(
     folder: Path | str | None = None,
     resume: bool = True,
     trainable: Trainable | None = None,
+    prior: AbstractEnergy | None = None,
     quiet: bool = False,
 ) -> FitResult:
     """Trains an energy on labelled frames; the result is the one that was best on `valid` (the last one without).
+
+    With a `prior` the labels are energies, forces and stresses minus those of the prior: it stays as it is, `energy`
+    learns the rest, and the result is `energy + prior`. It is evaluated once for each frame, not at every step.
 
     Reference energies are those of the energy where it has any, else they are taken from `train`; they stay fixed.
     Frames of isolated atoms serve for nothing else. `trainable(path, leaf)` chooses the parameters; by default all but
@@ -75,7 +81,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         folder = None if folder is None else stack.enter_context(locked(Path(folder)))
         progress = stack.enter_context(Progress(quiet=quiet))
-        run = _Run(energy, train, valid, settings, trainable, folder, progress)
+        run = _Run(energy, train, valid, settings, trainable, prior, folder, progress)
         run.restore(resume)
         run.compile()
         interrupted = stack.enter_context(interruptible())
@@ -90,7 +96,12 @@ def fit(
 
 
 def best_energy(
-    energy: AbstractEnergy, folder: Path | str, *, settings: TrainSettings, trainable: Trainable | None = None
+    energy: AbstractEnergy,
+    folder: Path | str,
+    *,
+    settings: TrainSettings,
+    trainable: Trainable | None = None,
+    prior: AbstractEnergy | None = None,
 ) -> AbstractEnergy:
     """The best energy so far of a run in `folder`, while it runs or after it died; arguments as they were for `fit`.
 
@@ -104,7 +115,7 @@ def best_energy(
     params, extra = found
     references = {int(n): e for n, e in extra["references"].items()}
     model = eqx.combine(params, problem.fixed)
-    return model + AtomicReferences(references) if references else model
+    return _total(model, prior, AtomicReferences(references) if references else None)
 
 
 def prepare_references(
@@ -133,21 +144,31 @@ class _Run:
         valid: Dataset | None,
         settings: TrainSettings,
         trainable: Trainable | None,
+        prior: AbstractEnergy | None,
         folder: Path | None,
         progress: Progress,
     ):
-        self.settings, self.folder, self.progress = settings, folder, progress
+        self.settings, self.prior, self.folder, self.progress = settings, prior, folder, progress
         for name, data in (("training", train), ("validation", valid)):
             for notice in data.notices() if data else ():
                 progress.say(f"{name} data: {notice}")
-        model, self.references = prepare_references(energy, train, settings, progress.say)
-        self.known = {} if self.references is None else read_references(self.references)
-        train = train.filter(_is_extended)
         valid = valid.filter(_is_extended) if valid else None
+        self.fingerprint = {
+            "train": train.filter(_is_extended).fingerprint(),
+            "valid": valid.fingerprint() if valid else None,
+        }
+        self.known: Report | None = None  # of the prior, for the validation data
+        if prior is not None:
+            train, _ = subtract(train, prior, dtype=settings.dtype)
+            if valid:
+                valid, self.known = subtract(valid, prior, dtype=settings.dtype)
+        model, self.references = prepare_references(energy, train, settings, progress.say)
+        self.atoms = {} if self.references is None else read_references(self.references)
+        train = train.filter(_is_extended)
         for data in filter(None, (train, valid)):
             require_labels(data, settings.labels, missing=settings.missing)
             check_dataset(model if self.references is None else model + self.references, data)
-        loader = functools.partial(Loader, references=self.known, dtype=settings.dtype, max_shapes=settings.max_shapes)
+        loader = functools.partial(Loader, references=self.atoms, dtype=settings.dtype, max_shapes=settings.max_shapes)
         self.loader = loader(train, model.cutoff, batch_size=settings.batch_size, seed=settings.seed)
         self.valid = loader(valid, model.cutoff, batch_atoms=settings.batch_atoms) if valid else None
         self.scale = force_rms(train) or 1.0
@@ -176,7 +197,6 @@ class _Run:
         self.evaluation_seconds = 0.0
         self.history: list[dict[str, Any]] = []
         self.batches: Iterator[Batch] = iter(())
-        self.fingerprint = {"train": train.fingerprint(), "valid": valid.fingerprint() if valid else None}
 
     # How long
 
@@ -338,8 +358,9 @@ class _Run:
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
         chosen = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in _MAY_CHANGE}
-        known = {str(n): e for n, e in self.known.items()}
-        return {**chosen, "data": self.fingerprint, "reference energies": known}
+        known = {str(n): e for n, e in self.atoms.items()}
+        prior = None if self.prior is None else describe(self.prior)
+        return {**chosen, "data": self.fingerprint, "reference energies": known, "prior": prior}
 
     def save(self, *, now: bool = False) -> None:
         """Writes checkpoints where it is time to, or `now`."""
@@ -352,7 +373,7 @@ class _Run:
         extra |= {"elapsed": 60.0 * self._minutes(), "identity": self._identity()}
         checkpoint.save(home, "last", self.done, {"state": self.state, "best": self.best}, extra)
         if self.best_step > self.best_saved:
-            known = {str(n): e for n, e in self.known.items()}
+            known = {str(n): e for n, e in self.atoms.items()}
             checkpoint.save(
                 home, "best", self.best_step, self.best, {"references": known, "score": self.best_score}, keep=1
             )
@@ -393,12 +414,18 @@ class _Run:
         params = self.best if self.best_step > 0 else self.state.average
         model = eqx.combine(params, self.problem.fixed)
         report = None if self.valid is None else self._predict(model)
+        if report is not None and self.known is not None:
+            report = restore(report, self.known)
         if self.folder is not None and self.reason != "interrupted":
             learning_curve(self.history, self.folder / "learning_curve.png")
             if report is not None:
                 parity(report, self.folder / "parity.png")
-        energy = model if self.references is None else model + self.references
-        return FitResult(energy, self.history, self.state, self.reason, report)
+        return FitResult(_total(model, self.prior, self.references), self.history, self.state, self.reason, report)
+
+
+def _total(model: AbstractEnergy, prior: AbstractEnergy | None, atoms: AtomicReferences | None) -> AbstractEnergy:
+    """The whole energy: what was trained, and what was known beforehand."""
+    return functools.reduce(operator.add, (term for term in (model, prior, atoms) if term is not None))
 
 
 def _is_extended(record: Record) -> bool:

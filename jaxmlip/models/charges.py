@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 from jaxtyping import PRNGKeyArray
@@ -69,7 +70,7 @@ def electrostatics(
     """
     if isinstance(charges, Mapping):
         plan = plan_ewald(systems, cutoff=cutoff, accuracy=accuracy, margin=margin)
-        return Ewald(SpeciesCharges(charges), plan, background=background)
+        return _term(Ewald, SpeciesCharges(charges), plan, background=background)
     if charges not in KINDS:
         raise ValueError(
             f'Charges are {", ".join(KINDS)}, or one for each element, {{Na = 1.0, Cl = -1.0}}; got "{charges}".'
@@ -80,12 +81,24 @@ def electrostatics(
     begin = dict.fromkeys(symbols, 0.0) | dict(start or {})
     if charges == "latent":
         plan = plan_ewald(systems, cutoff=cutoff, accuracy=accuracy, margin=margin, smearing=SMEARING)
-        return LatentEwald(ModelCharges(head, start=begin, conserve=False), plan)
+        return _term(LatentEwald, ModelCharges(head, start=begin, conserve=False), plan)
     if charges == "predicted":
         plan = plan_ewald(systems, cutoff=cutoff, accuracy=accuracy, margin=margin)
-        return Ewald(ModelCharges(head, start=begin), plan, background=background)
+        return _term(Ewald, ModelCharges(head, start=begin), plan, background=background)
     plan = plan_ewald(systems, cutoff=cutoff, accuracy=accuracy, margin=margin, method="waves")
     widest = min(SMEARING, cutoff / 5.6)
     electronegativity = {symbol: -_HARDNESS * begin[symbol] for symbol in symbols}
-    equal = (dict.fromkeys(symbols, value) for value in (_HARDNESS, widest))
-    return Equilibration(EquilibratedCharges(electronegativity, *equal, plan, model=head, background=background))
+    held = EquilibratedCharges(
+        electronegativity,
+        dict.fromkeys(symbols, _HARDNESS),
+        dict.fromkeys(symbols, widest),
+        plan,
+        model=head,
+        background=background,
+    )
+    return _term(Equilibration, held)
+
+
+def _term(kind: Any, *parts: Any, **options: Any) -> AbstractEnergy:
+    """A term from its parts, in the order of its own fields (type checkers count those of its interface too)."""
+    return kind(*parts, **options)

@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from jaxmlip.energy import (
     AbstractEnergy,
     AtomCharges,
     AtomicReferences,
+    BornMayerHuggins,
     EquilibratedCharges,
     Equilibration,
     Ewald,
@@ -36,6 +38,9 @@ from jaxmlip.energy import (
     LatentEwald,
     LennardJones,
     ModelCharges,
+    Morse,
+    Repulsion,
+    SoftSphere,
     SpeciesCharges,
     Sum,
 )
@@ -50,10 +55,35 @@ MODELS = {
     "ACE": ("jaxmlip.models.ace", "ACE", "ACEConfig"),
     "NequIP": ("jaxmlip.models.nequip", "NequIP", "NequIPConfig"),
 }
+
+
+def _tabled(make: Callable[..., AbstractEnergy], **numbers: float) -> Callable[[dict[str, Any]], AbstractEnergy]:
+    """How to make a pair energy from its static fields: numbers, or tables of the pairs or elements it has."""
+
+    def build(config: dict[str, Any]) -> AbstractEnergy:
+        config = dict(config)
+        pairs, mixed = config.pop("pairs", None), config.pop("mixing", None) is not None
+        elements = config.pop("elements", None)
+        if pairs is None:
+            return make(**numbers, **config, **({} if elements is None else {"elements": elements}))
+        keys = elements if mixed else pairs
+        return make(**{name: dict.fromkeys(keys, number) for name, number in numbers.items()}, **config)
+
+    return build
+
+
+def _symbols(config: dict[str, Any]) -> list[str]:
+    return [SYMBOLS[n] for n in config["elements"]]
+
+
 # Other energies: how to make one from its static fields, with any numbers in its arrays.
 TERMS = {
-    "ZBL": lambda config: ZBL(**config),
-    "LennardJones": lambda config: LennardJones(epsilon=0.0, sigma=0.0, **config),
+    "ZBL": lambda config: ZBL(config["cutoff"], config["elements"], config["onset"]),
+    "LennardJones": _tabled(LennardJones, epsilon=0.0, sigma=1.0),
+    "Morse": _tabled(Morse, depth=0.0, width=1.0, distance=1.0),
+    "BornMayerHuggins": _tabled(BornMayerHuggins, a=0.0, rho=1.0, c=0.0, d=0.0),
+    "SoftSphere": _tabled(SoftSphere, epsilon=0.0, sigma=1e-6),
+    "Repulsion": _tabled(Repulsion, prefactor=0.0),
     "AtomicReferences": lambda config: AtomicReferences(dict.fromkeys(config["elements"], 0.0)),
     "Ewald": lambda config: Ewald(**config),
     "LatentEwald": lambda config: LatentEwald(**config),
@@ -63,9 +93,11 @@ TERMS = {
         config["model"], start=dict.fromkeys(config["starters"], 0.0) or None, conserve=config["conserve"]
     ),
     "EquilibratedCharges": lambda config: EquilibratedCharges(
-        *({SYMBOLS[n]: value for n in config["elements"]} for value in (0.0, 1.0, 0.1)),
+        dict.fromkeys(_symbols(config), 0.0),
+        dict.fromkeys(_symbols(config), 1.0),
+        dict.fromkeys(_symbols(config), 0.1),
         config["plan"],
-        model=config["model"],
+        model=config.get("model"),
         background=config["background"],
     ),
     "Equilibration": lambda config: Equilibration(**config),
@@ -267,7 +299,6 @@ def _describe(energy: eqx.Module) -> dict[str, Any]:
         config: dict[str, Any] = {field: getattr(energy, field) for field in fields}
         config |= {f: dataclasses.asdict(v) for f, v in config.items() if isinstance(v, EwaldPlan)}
         config |= {f: _describe(v) for f, v in vars(energy).items() if isinstance(v, eqx.Module)}
-        config |= {f: v for f, v in vars(energy).items() if v is None}
         if isinstance(energy, AtomCharges):
             config["atoms"] = len(energy.charges)
         return {"model": name, "config": config}

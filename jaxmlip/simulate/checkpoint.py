@@ -14,13 +14,16 @@ import numpy as np
 
 from jaxmlip.files import write_atomically
 from jaxmlip.graph.neighbors import Neighbors, Plan
+from jaxmlip.simulate.berendsen import Press
+from jaxmlip.simulate.chain import Chain
+from jaxmlip.simulate.mtk import Piston
 from jaxmlip.simulate.npt import Barostat
-from jaxmlip.simulate.nvt import Chain, Heat
+from jaxmlip.simulate.nvt import Heat
 from jaxmlip.simulate.state import State
 from jaxmlip.system import System
 
-_FORMAT = "jaxmlip-state-2"
-_CLASSES = {kind.__name__: kind for kind in (State, System, Neighbors, Plan, Heat, Chain, Barostat)}
+_FORMAT = "jaxmlip-state-3"
+_CLASSES = {kind.__name__: kind for kind in (State, System, Neighbors, Plan, Heat, Chain, Barostat, Piston, Press)}
 _DIGEST = 64
 
 

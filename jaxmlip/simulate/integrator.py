@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxmlip.energy import AbstractEnergy, check_system
 from jaxmlip.graph.neighbors import Neighbors, allocate, grow, to_graph
+from jaxmlip.simulate.schedule import extremes
 from jaxmlip.simulate.state import State, evaluate, thermal_momenta, without_drift
 from jaxmlip.system import System
 
@@ -38,8 +39,8 @@ class AbstractIntegrator(eqx.Module):
         """How many degrees of freedom carry kinetic energy: 3N - 3 where the total momentum stays zero, else 3N."""
 
     @abc.abstractmethod
-    def bath(self, system: System) -> Any:
-        """The variables of thermostat and barostat at the start, `None` without."""
+    def bath(self, energy: AbstractEnergy, system: System, neighbors: Neighbors) -> Any:
+        """The variables of thermostat and barostat at the start, `None` without; called by `init`."""
 
     @abc.abstractmethod
     def start_temperature(self) -> Float[Array, ""] | None:
@@ -82,7 +83,7 @@ class AbstractIntegrator(eqx.Module):
             key=key,
             step=jnp.zeros((), jnp.int32),
             rest=jnp.zeros_like(system.positions),
-            bath=self.bath(system),
+            bath=self.bath(energy, system, neighbors),
         )
 
     def _momenta(self, system: System, key: PRNGKeyArray, temperature: float | None) -> Float[Array, "atoms 3"]:
@@ -100,14 +101,25 @@ def _lengths(neighbors: Neighbors, system: System) -> Float[Array, "neighbors at
 
 
 def check_positive(name: str, unit: str, value: Any) -> None:
-    """Refuse what is not a positive, finite number; traced values pass.
+    """Refuse what is not a positive, finite number (or goes to one that is not); traced values pass.
 
     **Raises:** `ValueError` with the name, the unit and what was given.
     """
-    if isinstance(value, Tracer):
-        return
-    if not np.all(np.isfinite(value)) or not np.all(np.asarray(value) > 0):
-        raise ValueError(f"`{name}` must be positive [{unit}]; got {np.asarray(value)}.")
+    for given in extremes(value):
+        if isinstance(given, Tracer):
+            continue
+        if not np.all(np.isfinite(given)) or not np.all(np.asarray(given) > 0):
+            raise ValueError(f"`{name}` must be positive [{unit}]; got {np.asarray(given)}.")
+
+
+def check_finite_target(name: str, unit: str, value: Any) -> None:
+    """Refuse a target that is not finite; traced values pass.
+
+    **Raises:** `ValueError` with the name, the unit and what was given.
+    """
+    for given in extremes(value):
+        if not isinstance(given, Tracer) and not np.all(np.isfinite(given)):
+            raise ValueError(f"`{name}` must be finite [{unit}]; got {np.asarray(given)}.")
 
 
 def check_temperature(value: Any) -> Any:
@@ -115,11 +127,22 @@ def check_temperature(value: Any) -> Any:
 
     **Raises:** `ValueError` saying what is allowed.
     """
-    if not isinstance(value, Tracer):
-        given = np.asarray(value)
+    for given in extremes(value):
+        if isinstance(given, Tracer):
+            continue
+        given = np.asarray(given)
         if not np.all(np.isfinite(given)) or np.any(given < 0) or np.any(given > 1e6):
             raise ValueError(f"`temperature` must lie between 0 and 1e6 K; got {given}.")
     return value
+
+
+def check_momenta(system: System) -> None:
+    """Refuse a system without momenta relative to the center of mass.
+
+    **Raises:** `ValueError` for a single atom.
+    """
+    if len(system.numbers) < 2:
+        raise ValueError("One atom has no momentum relative to the center of mass: use `Langevin` for it.")
 
 
 def check_distances(system: System, lengths: np.ndarray, senders: np.ndarray) -> None:

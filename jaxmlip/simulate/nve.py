@@ -33,7 +33,7 @@ class NVE(AbstractIntegrator):
     def degrees_of_freedom(self, system: System) -> int:
         return 3 * len(system.numbers) - 3
 
-    def bath(self, system: System) -> None:
+    def bath(self, energy: AbstractEnergy, system: System, neighbors: Neighbors) -> None:
         return None
 
     def start_temperature(self) -> None:

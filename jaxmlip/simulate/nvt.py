@@ -1,5 +1,7 @@
 """Constant temperature: Langevin dynamics (BAOAB) and Nosé-Hoover chains."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,16 +9,16 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxmlip import units
 from jaxmlip.energy import AbstractEnergy
+from jaxmlip.graph.neighbors import Neighbors
 from jaxmlip.observables.thermo import kinetic_energy
-from jaxmlip.simulate.integrator import AbstractIntegrator, check_positive, check_temperature
+from jaxmlip.simulate.chain import Chain, advance_chain, chain_at_rest, chain_energy, chain_masses, check_chain
+from jaxmlip.simulate.integrator import AbstractIntegrator, check_momenta, check_positive, check_temperature
 from jaxmlip.simulate.nve import drift, first_kick, last_kick, verlet_step
+from jaxmlip.simulate.schedule import Target, as_target, first, now
 from jaxmlip.simulate.state import State, replace
 from jaxmlip.system import System
 
 _TIME = "Å·sqrt(u/eV); enter as `0.5 * units.fs`"
-# Suzuki-Yoshida weights of fourth order; their sum is 1.
-_WEIGHT = 1.0 / (2.0 - 2.0 ** (1.0 / 3.0))
-_YOSHIDA = {1: (1.0,), 3: (_WEIGHT, 1.0 - 2.0 * _WEIGHT, _WEIGHT)}
 
 
 class Heat(eqx.Module):
@@ -28,14 +30,14 @@ class Heat(eqx.Module):
 class Langevin(AbstractIntegrator):
     """Langevin dynamics by the BAOAB splitting; all 3N degrees of freedom are thermalized, the center of mass too.
 
-    `timestep` and 1/`friction` [time unit: `0.5 * units.fs`, `0.01 / units.fs`], `temperature` [K].
+    `timestep` and 1/`friction` [time unit: `0.5 * units.fs`, `0.01 / units.fs`], `temperature` [K] (or a schedule).
 
     **Reference:** Leimkuhler & Matthews, Appl. Math. Res. Express 2013, 34, doi:10.1093/amrx/abs010. Conserved
     energy: Bussi & Parrinello, Phys. Rev. E 75, 056707 (2007), doi:10.1103/PhysRevE.75.056707.
     """
 
     timestep: Float[Array, ""] = eqx.field(converter=jnp.asarray)
-    temperature: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    temperature: Target = eqx.field(converter=as_target)
     friction: Float[Array, ""] = eqx.field(converter=jnp.asarray)
 
     def __check_init__(self):
@@ -45,7 +47,8 @@ class Langevin(AbstractIntegrator):
 
     def step(self, energy: AbstractEnergy, state: State) -> State:
         key, draw = jax.random.split(state.key)
-        state, heat = langevin_step(energy, state, self.timestep, self.temperature, self.friction, draw)
+        target = now(self.temperature, self.timestep, state)
+        state, heat = langevin_step(energy, state, self.timestep, target, self.friction, draw)
         return replace(state, key=key, bath=Heat(state.bath.heat + heat))
 
     def conserved(self, state: State) -> Float[Array, ""]:
@@ -54,11 +57,11 @@ class Langevin(AbstractIntegrator):
     def degrees_of_freedom(self, system: System) -> int:
         return 3 * len(system.numbers)
 
-    def bath(self, system: System) -> Heat:
+    def bath(self, energy: AbstractEnergy, system: System, neighbors: Neighbors) -> Heat:
         return Heat(jnp.zeros((), system.positions.dtype))
 
     def start_temperature(self) -> Float[Array, ""]:
-        return self.temperature
+        return first(self.temperature)
 
 
 def langevin_step(
@@ -70,9 +73,26 @@ def langevin_step(
     key: PRNGKeyArray,
 ) -> tuple[State, Float[Array, ""]]:
     """One BAOAB step with noise from `key`: the state, its own key and bath untouched, and the heat given off [eV]."""
+
+    def bath(momenta):
+        return thermalize(momenta, state.system.masses, temperature, friction * timestep, key)
+
+    return middle_step(energy, state, timestep, bath)
+
+
+def middle_step(
+    energy: AbstractEnergy,
+    state: State,
+    timestep: Float[Array, ""],
+    bath: Callable[[Float[Array, "atoms 3"]], tuple[Float[Array, "atoms 3"], Float[Array, ""]]],
+) -> tuple[State, Float[Array, ""]]:
+    """A step with the thermostat in its middle: half a kick, half a drift, `bath`, half a drift, half a kick.
+
+    `bath` takes momenta to other momenta and the heat [eV] that they have given off, which is returned with the state.
+    """
     dt = timestep.astype(state.momenta.dtype)
     state = drift(first_kick(state, dt), 0.5 * dt)
-    momenta, heat = thermalize(state.momenta, state.system.masses, temperature, friction * timestep, key)
+    momenta, heat = bath(state.momenta)
     state = drift(replace(state, momenta=momenta), 0.5 * dt)
     return last_kick(energy, state, dt), heat
 
@@ -96,18 +116,11 @@ def thermalize(
     return after, kinetic_energy(momenta, masses) - kinetic_energy(after, masses)
 
 
-class Chain(eqx.Module):
-    """Positions and momenta [eV·time] of the thermostats of a Nosé-Hoover chain."""
-
-    positions: Float[Array, "chain"]
-    momenta: Float[Array, "chain"]
-
-
 class NoseHoover(AbstractIntegrator):
     """Nosé-Hoover chains: deterministic, time-reversible canonical dynamics with zero total momentum (3N - 3).
 
-    `timestep` and `period` of the thermostat [time unit], `temperature` [K]. `chain` thermostats (two at least: one
-    alone is not ergodic), advanced in `substeps` of Suzuki-Yoshida `order` 1 or 3.
+    `timestep` and `period` of the thermostat [time unit], `temperature` [K] (or a schedule). `chain` thermostats (two
+    at least: one alone is not ergodic), advanced in `substeps` of Suzuki-Yoshida `order` 1 or 3.
 
     **Reference:** Martyna, Klein & Tuckerman, J. Chem. Phys. 97, 2635 (1992), doi:10.1063/1.463940; Martyna,
     Tuckerman, Tobias & Klein, Mol. Phys. 87, 1117 (1996). Checked against `jax_md.simulate.nvt_nose_hoover`, whose
@@ -115,7 +128,7 @@ class NoseHoover(AbstractIntegrator):
     """
 
     timestep: Float[Array, ""] = eqx.field(converter=jnp.asarray)
-    temperature: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    temperature: Target = eqx.field(converter=as_target)
     period: Float[Array, ""] = eqx.field(converter=jnp.asarray)
     chain: int = eqx.field(static=True, default=3)
     substeps: int = eqx.field(static=True, default=2)
@@ -126,79 +139,51 @@ class NoseHoover(AbstractIntegrator):
         check_positive("period", _TIME, self.period)
         check_positive("temperature", "K", self.temperature)
         check_temperature(self.temperature)
-        if self.chain < 2 or self.substeps < 1 or self.order not in _YOSHIDA:
-            raise ValueError(
-                "A Nosé-Hoover chain needs `chain` >= 2, `substeps` >= 1 and `order` 1 or 3; got "
-                f"{self.chain}, {self.substeps}, {self.order}."
-            )
+        check_chain(self.chain, self.substeps, self.order)
 
     def step(self, energy: AbstractEnergy, state: State) -> State:
         state = self._thermostat(state)
+        _, _, before = self._parameters(state)
         state = verlet_step(energy, state, self.timestep)
-        return self._thermostat(state)
+        _, _, after = self._parameters(state)
+        # Where the target has changed, so have the masses of the chain: what they gain is not of the atoms.
+        gain = chain_energy(state.bath, before) - chain_energy(state.bath, after)
+        chain = Chain(state.bath.positions, state.bath.momenta, state.bath.heat + gain)
+        return self._thermostat(replace(state, bath=chain))
 
     def conserved(self, state: State) -> Float[Array, ""]:
-        dof, kT, masses = self._parameters(state.system)
-        chain = state.bath
-        bath = jnp.sum(chain.momenta**2 / (2.0 * masses)) + kT * (
-            dof * chain.positions[0] + jnp.sum(chain.positions[1:])
-        )
-        return state.energy + kinetic_energy(state.momenta, state.system.masses) + bath
+        _, _, masses = self._parameters(state)
+        kinetic = kinetic_energy(state.momenta, state.system.masses)
+        return state.energy + kinetic + chain_energy(state.bath, masses)
 
     def degrees_of_freedom(self, system: System) -> int:
         return 3 * len(system.numbers) - 3
 
-    def bath(self, system: System) -> Chain:
-        if len(system.numbers) < 2:
-            raise ValueError("One atom has no momentum relative to the center of mass: use `Langevin` for it.")
-        zero = jnp.zeros(self.chain, system.positions.dtype)
-        return Chain(zero, zero)
+    def bath(self, energy: AbstractEnergy, system: System, neighbors: Neighbors) -> Chain:
+        check_momenta(system)
+        return chain_at_rest(self.chain, system.positions.dtype)
 
     def start_temperature(self) -> Float[Array, ""]:
-        return self.temperature
+        return first(self.temperature)
 
-    def _parameters(self, system: System) -> tuple[float, Float[Array, ""], Float[Array, "chain"]]:
-        """Degrees of freedom, kT [eV] and the masses of the thermostats [eV·time²]."""
-        dtype = system.positions.dtype
-        dof = float(self.degrees_of_freedom(system))
-        kT = units.kB * self.temperature.astype(dtype)
-        weights = jnp.asarray([dof] + [1.0] * (self.chain - 1), dtype)
-        return dof, kT, weights * (kT * self.period.astype(dtype) ** 2)
+    def _parameters(self, state: State) -> tuple[float, Float[Array, ""], Float[Array, "chain"]]:
+        """Degrees of freedom, kT [eV] and the masses of the thermostats [eV·time²] at the time of `state`."""
+        dof = float(self.degrees_of_freedom(state.system))
+        kT = units.kB * now(self.temperature, self.timestep, state)
+        return dof, kT, chain_masses(state.bath, dof, kT, self.period)
 
     def _thermostat(self, state: State) -> State:
         """Half a time step of the chain: scales the momenta."""
-        dof, kT, masses = self._parameters(state.system)
-        dt = self.timestep.astype(kT.dtype)
+        dof, kT, masses = self._parameters(state)
         twice_kinetic = 2.0 * kinetic_energy(state.momenta, state.system.masses)
-        x = [state.bath.positions[i] for i in range(self.chain)]
-        p = [state.bath.momenta[i] for i in range(self.chain)]
-        q = [masses[i] for i in range(self.chain)]
-        scale = jnp.ones((), kT.dtype)
-        for weight in _YOSHIDA[self.order] * self.substeps:
-            delta = (weight / self.substeps) * dt
-            factor = _chain_step(x, p, q, twice_kinetic, dof, kT, delta)
-            twice_kinetic = twice_kinetic * factor * factor
-            scale = scale * factor
-        return replace(state, momenta=scale * state.momenta, bath=Chain(jnp.stack(x), jnp.stack(p)))
-
-
-def _chain_step(x: list, p: list, q: list, twice_kinetic, dof: float, kT, delta):
-    """Advance the chain (lists changed in place) by half of `delta`; returns the factor for the momenta."""
-
-    def force(i, twice_kinetic):
-        return twice_kinetic - dof * kT if i == 0 else p[i - 1] ** 2 / q[i - 1] - kT
-
-    last = len(p) - 1
-    p[last] = p[last] + 0.25 * delta * force(last, twice_kinetic)
-    for i in range(last - 1, -1, -1):
-        damp = jnp.exp(-0.125 * delta * p[i + 1] / q[i + 1])
-        p[i] = damp * (damp * p[i] + 0.25 * delta * force(i, twice_kinetic))
-    factor = jnp.exp(-0.5 * delta * p[0] / q[0])
-    for i in range(last + 1):
-        x[i] = x[i] + 0.5 * delta * p[i] / q[i]
-    twice_kinetic = twice_kinetic * factor * factor
-    for i in range(last):
-        damp = jnp.exp(-0.125 * delta * p[i + 1] / q[i + 1])
-        p[i] = damp * (damp * p[i] + 0.25 * delta * force(i, twice_kinetic))
-    p[last] = p[last] + 0.25 * delta * force(last, twice_kinetic)
-    return factor
+        scale, chain = advance_chain(
+            state.bath,
+            masses,
+            twice_kinetic,
+            dof,
+            kT,
+            self.timestep.astype(kT.dtype),
+            substeps=self.substeps,
+            order=self.order,
+        )
+        return replace(state, momenta=scale * state.momenta, bath=chain)

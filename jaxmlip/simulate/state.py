@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxmlip import units
-from jaxmlip.energy import AbstractEnergy, energy_forces
+from jaxmlip.energy import AbstractEnergy, energy_forces, energy_forces_virial
 from jaxmlip.graph.neighbors import Neighbors, to_graph
 from jaxmlip.system import System
 
@@ -62,6 +62,15 @@ def evaluate(
     energies, forces = energy_forces(energy, to_graph(neighbors, system))
     dtype = system.positions.dtype
     return energies[0].astype(dtype), forces.astype(dtype)
+
+
+def evaluate_virial(
+    energy: AbstractEnergy, system: System, neighbors: Neighbors
+) -> tuple[Float[Array, ""], Float[Array, "atoms 3"], Float[Array, "3 3"]]:
+    """Energy [eV], forces [eV/Å] and virial [eV] of one system with the list at hand."""
+    energies, forces, virial = energy_forces_virial(energy, to_graph(neighbors, system))
+    dtype = system.positions.dtype
+    return energies[0].astype(dtype), forces.astype(dtype), virial[0].astype(dtype)
 
 
 def thermal_momenta(

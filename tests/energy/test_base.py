@@ -22,9 +22,9 @@ GRAPH = batch(make_system([[0.0, 0.0, 0.0], [1.9, 0.3, 0.0]], [14, 8]), 3.0)
 
 
 def test_energies_add_and_scale():
-    total = 2.0 * LJ + ZBL() + 0.5 * ZBL(cutoff=2.5)
+    total = 2.0 * LJ + ZBL(2.0) + 0.5 * ZBL(cutoff=2.5)
     assert isinstance(total, Sum) and len(total.terms) == 3
-    expected = 2.0 * LJ(GRAPH) + ZBL()(GRAPH) + 0.5 * ZBL(cutoff=2.5)(GRAPH)
+    expected = 2.0 * LJ(GRAPH) + ZBL(2.0)(GRAPH) + 0.5 * ZBL(cutoff=2.5)(GRAPH)
     np.testing.assert_allclose(total(GRAPH), expected, rtol=1e-14)
     assert total.cutoff == 3.0
     assert total.elements is None

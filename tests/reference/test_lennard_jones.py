@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxmlip.energy import AbstractEnergy, LennardJones, energy_forces_stress, energy_forces_virial
-from jaxmlip.energy.pair import lennard_jones
+from jaxmlip.energy.laws import lennard_jones
 from jaxmlip.graph import batch
 from jaxmlip.system import make_system
 

@@ -6,7 +6,10 @@ import jax.numpy as jnp
 import mpmath
 import pytest
 
+from jaxmlip.energy import ZBL
 from jaxmlip.energy.zbl import zbl_repulsion
+from jaxmlip.graph import batch
+from jaxmlip.system import make_system
 
 # The printed constants of Ziegler, Biersack & Littmark (1985), as in LAMMPS `pair_style zbl` (docs, same digits) with
 # a = 0.46850 / (Z1^0.23 + Z2^0.23) Å, and CODATA 2022: e = 1.602176634e-19 C, eps0 = 8.8541878188e-12 F/m.
@@ -51,3 +54,51 @@ def test_distance_of_closest_approach(shared_data):
     for symbol, number in (("H", 1), ("Si", 14), ("Cu", 29), ("W", 74)):
         for energy in (10, 100, 1000):
             assert ours(golden[symbol][f"rmin_E{energy}eV"], number, number) == pytest.approx(energy, rel=1e-6)
+
+
+@pytest.mark.parametrize("number", [1, 14, 29, 74])
+@pytest.mark.parametrize("energy", [10.0, 100.0, 1000.0])
+def test_the_prior_turns_collisions_where_the_whole_potential_does(number, energy):
+    """Where it is switched off there is nothing left to turn: within 1 % from 10 eV on."""
+
+    def pair(r):
+        graph = batch(make_system([[0.0, 0.0, 0.0], [r, 0.0, 0.0]], [number, number]), prior.cutoff)
+        return float(jnp.sum(prior(graph)))
+
+    def turning(law):
+        inner, outer = 0.005, prior.cutoff
+        for _ in range(50):
+            middle = 0.5 * (inner + outer)
+            inner, outer = (middle, outer) if law(middle) > energy else (inner, middle)
+        return inner
+
+    prior = ZBL(elements=(number,))
+    whole = turning(lambda r: formula(r, number, number))
+    assert turning(pair) == pytest.approx(whole, rel=0.01)
+
+
+def test_each_pair_ends_at_the_sum_of_its_covalent_radii():
+    prior = ZBL(elements=(1, 14))
+    assert prior.cutoff == pytest.approx(2.22)
+    for numbers, end in (((1, 1), 0.62), ((1, 14), 1.42), ((14, 14), 2.22)):
+        energies = [
+            float(jnp.sum(prior(batch(make_system([[0.0, 0.0, 0.0], [r, 0.0, 0.0]], numbers), prior.cutoff))))
+            for r in (end - 0.02, end + 1e-9)
+        ]
+        assert energies[0] > 0.0 and energies[1] == 0.0
+    assert ZBL(1.2, (1, 14)).cutoff == 1.2 and ZBL(9.0, (14,)).cutoff == pytest.approx(2.22)
+    assert ZBL().cutoff == pytest.approx(5.2)  # francium
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: ZBL(0.0), "`cutoff` must be positive"),
+        (lambda: ZBL(onset=1.0), "`onset` is a fraction"),
+        (lambda: ZBL(elements=(0, 14)), "`elements` must be atomic numbers"),
+        (lambda: ZBL(elements=()), "`elements` must be atomic numbers"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(make, reason):
+    with pytest.raises(ValueError, match=reason):
+        make()

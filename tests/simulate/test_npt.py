@@ -13,8 +13,8 @@ from jaxmlip.graph import Graph
 from jaxmlip.graph.neighbors import to_graph
 from jaxmlip.observables import pressure
 from jaxmlip.simulate import NPT, run
-from jaxmlip.simulate.npt import exponential
 from jaxmlip.simulate.state import replace
+from jaxmlip.simulate.strain import exponential
 from jaxmlip.system import make_system
 
 
