@@ -22,6 +22,9 @@ from jaxmlip.models.charges import electrostatics
 
 CUTOFF = 3.0
 TRUE = {"Mg": 0.8, "O": -0.8}
+QUICK = {
+    "steps": 200, "batch_size": 6, "evaluations": 2, "references": "none", "learning_rate": 0.02, "warmup_steps": 10,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +88,7 @@ def test_the_loss_has_the_derivatives_of_finite_differences_by_the_parameters_of
 
 
 def test_labels_teach_charges(ions):
-    settings = TrainSettings(steps=150, batch_size=6, charge_weight=1.0, evaluations=2, references="none", seed=1)
+    settings = TrainSettings(charge_weight=1.0, **QUICK)
     result = fit(term("predicted", ions), ions, ions, settings=settings, quiet=True)
     assert result.report is not None and result.report.charge_rmse < 0.05
     assert "valid_charge_rmse_me" in result.history[-1]
@@ -94,7 +97,7 @@ def test_labels_teach_charges(ions):
 def test_energies_and_forces_alone_teach_the_charges_of_ions(ions):
     """No label is looked at: the size of the charges follows from the forces."""
     bare = Dataset([dataclasses.replace(record, charges=None) for record in ions])
-    settings = TrainSettings(steps=300, batch_size=6, evaluations=2, references="none", learning_rate=0.01, seed=1)
+    settings = TrainSettings(**QUICK)
     result = fit(term("predicted", bare, start={"Mg": 0.1, "O": -0.1}), bare, bare, settings=settings, quiet=True)
     graph = batch([record.system for record in ions], CUTOFF)
     charges = np.asarray(find_charges(result.energy)(graph))[: 4 * len(ions)]
