@@ -20,7 +20,8 @@ from jaxmlip.elements import MASSES
 from jaxmlip.errors import UserError
 from jaxmlip.system import System, check_geometry, make_system
 
-LABELS = ("energy", "forces", "stress")
+LABELS = ("energy", "forces", "stress", "charges")
+_WEIGHTED = ("energy", "forces", "stress")
 _OPENERS = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 _MAX_ATOMS = 10_000_000
 
@@ -54,9 +55,10 @@ def to_ase(system: System, **info: Any) -> ase.Atoms:
 class Record:
     """One labelled frame, in NumPy and float64: what the file said, and where it stood.
 
-    `energy` [eV], `forces` [eV/Å] and `stress` [eV/Å³, tension positive] are `None` where the frame has none.
-    `stress_mask` is False at components that must not be trusted. `weights` multiply the loss of energy, forces and
-    stress. `keys` names the key each label came from; `available` lists all keys of the frame.
+    `energy` [eV], `forces` [eV/Å], `stress` [eV/Å³, tension positive] and `charges` [e, of atoms] are `None` where the
+    frame has none. `stress_mask` is False at components that must not be trusted. `weights` multiply the loss of
+    energy, forces (and charges) and stress. `keys` names the key each label came from; `available` lists all keys of
+    the frame.
     """
 
     positions: np.ndarray
@@ -77,6 +79,7 @@ class Record:
     keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     available: tuple[str, ...] = ()
     was_left_handed: bool = False
+    charges: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -100,18 +103,18 @@ class Record:
         return len(self) == 1 and (called or not any(self.pbc))
 
     def has(self, label: str) -> bool:
-        """Whether the frame carries this label (`energy`, `forces` or `stress`)."""
+        """Whether the frame carries this label (`energy`, `forces`, `stress` or `charges`)."""
         return getattr(self, label) is not None
 
 
 def read_frames(path: str | Path, *, keys: Mapping[str, str] | None = None) -> list[Record]:
     """All frames of a file with their labels.
 
-    Labels are looked for under `REF_energy`, `REF_forces`, `REF_stress` first, then among ASE's calculator results
-    (forces without constraints applied). `keys` names other keys, `{"energy": "dft_energy"}`; a label that is named so
-    is looked for there only. Stress is nine numbers row by row or six in ASE's order xx yy zz yz xz xy;
-    `stress_offdiag_ok=F` in a frame masks its shear components. Left-handed cells become right-handed by turning all
-    three lattice vectors round, which is the same crystal.
+    Labels are looked for under `REF_energy`, `REF_forces`, `REF_stress`, `REF_charges` first, then among ASE's
+    calculator results (forces without constraints applied). `keys` names other keys, `{"energy": "dft_energy"}`; a
+    label that is named so is looked for there only. Stress is nine numbers row by row or six in ASE's order xx yy zz
+    yz xz xy; `stress_offdiag_ok=F` in a frame masks its shear components. Left-handed cells become right-handed by
+    turning all three lattice vectors round, which is the same crystal.
 
     **Raises:** `UserError`, with file and frame, for whatever cannot be read or must not be trusted: no frames, a frame
     cut short, labels that are not finite or of the wrong shape, cells without volume.
@@ -231,6 +234,7 @@ def _record(atoms: ase.Atoms, path: str, index: int, keys: Mapping[str, str]) ->
         keys={label: key for label, key in sources.items() if key},
         available=tuple(sorted({*atoms.info, *atoms.arrays, *_results(atoms)} - {"numbers", "positions"})),
         was_left_handed=bool(left_handed),
+        charges=_charges(values["charges"], len(atoms), where, sources["charges"]),
     )
 
 
@@ -241,7 +245,7 @@ def _results(atoms: ase.Atoms) -> Mapping[str, Any]:
 
 def _find_label(atoms: ase.Atoms, label: str, key: str | None) -> tuple[Any, str]:
     """The value of a label and the key it was found under; `(None, "")` where there is none."""
-    stores = (atoms.arrays, atoms.info) if label == "forces" else (atoms.info, atoms.arrays)
+    stores = (atoms.arrays, atoms.info) if label in ("forces", "charges") else (atoms.info, atoms.arrays)
     for name in (key,) if key else (f"REF_{label}", label):
         for store in (*stores, _results(atoms)):
             if name in store:
@@ -264,7 +268,7 @@ def _number(atoms: ase.Atoms, key: str, where: str, default: float = 1.0) -> flo
 def _weights(atoms: ase.Atoms, where: str) -> tuple[float, float, float]:
     """What multiplies the loss of energy, forces and stress."""
     whole = _number(atoms, "config_weight", where)
-    energy, forces, stress = (whole * _number(atoms, f"config_{label}_weight", where) for label in LABELS)
+    energy, forces, stress = (whole * _number(atoms, f"config_{label}_weight", where) for label in _WEIGHTED)
     return energy, forces, stress
 
 
@@ -295,6 +299,15 @@ def _forces(value: Any, atoms: int, where: str, key: str) -> np.ndarray | None:
     if forces.shape != (atoms, 3):
         raise UserError(f"{where}: {key} must have shape ({atoms}, 3) [eV/Å]; got {forces.shape}.")
     return forces
+
+
+def _charges(value: Any, atoms: int, where: str, key: str) -> np.ndarray | None:
+    if value is None:
+        return None
+    charges = _numbers(value, where, key)
+    if charges.shape not in ((atoms,), (atoms, 1)):
+        raise UserError(f"{where}: {key} must have shape ({atoms},) [e]; got {charges.shape}.")
+    return charges.reshape(atoms)
 
 
 def _stress(value: Any, where: str, key: str) -> np.ndarray | None:

@@ -52,6 +52,18 @@ def test_a_key_that_the_user_names_is_the_only_one_looked_for(tmp_path):
         read_frames(path, keys={"virial": "v"})
 
 
+def test_charges_are_a_label_of_atoms(tmp_path):
+    atoms = ase.Atoms("NaCl", positions=[[0, 0, 0], [2.4, 0, 0]])
+    atoms.arrays["REF_charges"] = np.array([0.9, -0.9])
+    ase.io.write(tmp_path / "ions.xyz", atoms)
+    (record,) = read_frames(tmp_path / "ions.xyz")
+    assert record.charges.tolist() == [0.9, -0.9] and record.keys["charges"] == "REF_charges"
+    atoms.arrays["REF_charges"] = np.ones((2, 3))
+    ase.io.write(tmp_path / "odd.xyz", atoms)
+    with pytest.raises(UserError, match=r"frame 0: REF_charges must have shape \(2,\) \[e\]; got \(2, 3\)"):
+        read_frames(tmp_path / "odd.xyz")
+
+
 def test_nine_and_six_stress_numbers_mean_the_same(tmp_path):
     nine = write(tmp_path / "nine.xyz", more='REF_stress="1 6 5 6 2 4 5 4 3"')
     six = write(tmp_path / "six.xyz", more='REF_stress="1 2 3 4 5 6"')

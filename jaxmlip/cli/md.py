@@ -18,7 +18,7 @@ from jaxmlip.cli import settings
 from jaxmlip.cli.config import parse, require, require_number
 from jaxmlip.cli.errors import Failure
 from jaxmlip.cli.outputs import Outputs
-from jaxmlip.cli.structures import blame, read_model, read_system
+from jaxmlip.cli.structures import blame, planned, read_model, read_system
 from jaxmlip.cli.terms import Spec, with_terms
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.errors import UserError
@@ -40,6 +40,7 @@ from jaxmlip.simulate import (
     run,
     save_state,
 )
+from jaxmlip.system import System
 
 CHECKPOINT = "state.checkpoint"
 BAROSTATS = ("npt", "mtk", "berendsen-npt")
@@ -164,6 +165,7 @@ def main(argv: Sequence[str]) -> int:
     config = parse(MDConfig, argv, command="md", description=__doc__ or "")
     config.check()
     energy = with_terms(read_model(config.model), config.terms)
+    energy = planned(energy, lambda: start_of(config, energy), f"{config.structure}, frame {config.frame}")
     with settings.locked(config.output):
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always", UserWarning)
@@ -207,11 +209,16 @@ def make_integrator(dynamics: Dynamics) -> AbstractIntegrator:
                 return BerendsenNPT(dt, temperature, bath, pressure, cell, compressibility, shape)
 
 
+def start_of(config: MDConfig, energy: AbstractEnergy) -> System:
+    """The system to start from."""
+    return read_system(config.structure, energy, frame=config.frame, repeat=config.repeat, dtype=config.precision)
+
+
 def started(config: MDConfig, energy: AbstractEnergy, integrator: AbstractIntegrator) -> State:
     """The first state, checkpointed at once; refuses to write over another run."""
     if any((config.output / name).exists() for name in (CHECKPOINT, "trajectory.extxyz", "log.csv")):
         raise UserError(f"{config.output} holds a run: continue it with `--resume`, or give another `--output`.")
-    system = read_system(config.structure, energy, frame=config.frame, repeat=config.repeat, dtype=config.precision)
+    system = start_of(config, energy)
     with blame(f"{config.structure}, frame {config.frame}"):
         state = integrator.init(
             energy,

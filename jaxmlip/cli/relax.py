@@ -16,7 +16,7 @@ from jaxmlip import units
 from jaxmlip.cli import settings
 from jaxmlip.cli.config import parse, require, require_number
 from jaxmlip.cli.errors import Failure
-from jaxmlip.cli.structures import blame, read_model, read_system
+from jaxmlip.cli.structures import blame, planned, read_model, read_system
 from jaxmlip.cli.terms import Spec, with_terms
 from jaxmlip.io import to_ase
 from jaxmlip.simulate import FIRE, LBFGS, SimulationError
@@ -64,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
     config.check()
     energy = with_terms(read_model(config.model), config.terms)
     system = read_system(config.structure, energy, frame=config.frame)
+    energy = planned(energy, lambda: system, f"{config.structure}, frame {config.frame}")
     settings.check_writable(config.output)
     try:
         with blame(f"{config.structure}, frame {config.frame}"):

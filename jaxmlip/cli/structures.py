@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmlip.data import read_dataset
-from jaxmlip.energy import AbstractEnergy, check_elements
+from jaxmlip.energy import AbstractEnergy, check_elements, check_system, replan, system_checks
 from jaxmlip.errors import UserError
 from jaxmlip.system import System, make_system
 
@@ -56,6 +56,20 @@ def read_system(
     with blame(record.where):
         check_elements(energy, record.numbers)
         return repeated(record.system, repeat, dtype=dtype)
+
+
+def planned(energy: AbstractEnergy, system: Callable[[], System], what: str) -> AbstractEnergy:
+    """The energy, its long-range sums (where it has any) planned for a system that may be larger than those it learned
+    from.
+
+    **Raises:** `UserError` about `what` for a system that no sum serves.
+    """
+    if not system_checks(energy):
+        return energy
+    with blame(what):
+        energy = replan(energy, system())
+        check_system(energy, system())
+        return energy
 
 
 def repeated(system: System, repeat: tuple[int, int, int], *, dtype: str = "float64") -> System:

@@ -90,7 +90,9 @@ def with_terms(energy: AbstractEnergy, specs: Sequence[Spec], name: str = "terms
     present = {type(term) for term in _terms(energy)}
     for term in _terms(more):
         if type(term) in present:
-            raise UserError(f"`{name}` asks for a {type(term).__name__}, but the model holds one already: leave it out.")
+            raise UserError(
+                f"`{name}` asks for a {type(term).__name__}, but the model holds one already: leave it out."
+            )
     return energy + more
 
 

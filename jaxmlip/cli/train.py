@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 
@@ -18,6 +18,7 @@ from jaxmlip.data import Dataset, read_dataset, statistics
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.errors import UserError
 from jaxmlip.learn import FitResult, TrainSettings, evaluate, fit
+from jaxmlip.learn.charges import mean_charges
 
 MODEL = "model.jaxmlip"
 
@@ -37,9 +38,15 @@ class Data:
     """Where it is not REF_energy, nor energy."""
     forces_key: str | None = None
     stress_key: str | None = None
+    charges_key: str | None = None
 
     def keys(self) -> dict[str, str]:
-        named = {"energy": self.energy_key, "forces": self.forces_key, "stress": self.stress_key}
+        named = {
+            "energy": self.energy_key,
+            "forces": self.forces_key,
+            "stress": self.stress_key,
+            "charges": self.charges_key,
+        }
         return {label: key for label, key in named.items() if key}
 
 
@@ -58,6 +65,10 @@ class Model:
     a table `{ kind = "repulsion", prefactor = 50.0 }`). The model learns the rest; the model file holds the sum."""
     terms: tuple[Spec, ...] = ()
     """Further energies, added in the same way; with `train = true` in its table, one is trained with the model."""
+    charges: str | dict[str, float] | None = None
+    """Add long-range electrostatics: latent, predicted or equilibrated charges, or those of each element [e]."""
+    background: bool = False
+    """Neutralize periodic frames that have a net charge by a uniform background."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +95,8 @@ def main(argv: Sequence[str]) -> int:
     train, valid, test = read_splits(config.data)
     settings.check_writable(config.output)
     print(f"train {train!r}\nvalid {valid!r}\ntest  {test!r}")
-    energy = make_energy(config.model, train, config.learn)
-    prior = make_prior(config.model, train)
+    energy = make_energy(config.model, train, config.learn, *filter(None, (valid, test)))
+    prior = make_prior(config.model, train, *filter(None, (valid, test)))
     if not config.resume and (config.output / "metrics.jsonl").exists():
         raise UserError(f"{config.output} holds a run: continue it with `--resume`, or give another `--output`.")
     inputs = (*config.data.train, *config.data.valid, *config.data.test)
@@ -126,8 +137,8 @@ def read_splits(data: Data) -> tuple[Dataset, Dataset | None, Dataset | None]:
     return train, valid, test
 
 
-def make_energy(model: Model, train: Dataset, learn: TrainSettings) -> AbstractEnergy:
-    """The untrained potential, scaled to the data, and what is trained with it.
+def make_energy(model: Model, train: Dataset, learn: TrainSettings, *others: Dataset) -> AbstractEnergy:
+    """The untrained potential, scaled to the data, and what is trained with it; `others` are further data to serve.
 
     **Raises:** `UserError` where the sizes make no sense.
     """
@@ -146,17 +157,35 @@ def make_energy(model: Model, train: Dataset, learn: TrainSettings) -> AbstractE
             **changes,
         )
         energy: AbstractEnergy = ACE(config, key=jax.random.key(learn.seed))
+        if isinstance(model.charges, str):
+            options = {"mean_neighbors": max(found.neighbors, 1.0), "start": mean_charges(train)}
+            key = jax.random.key(learn.seed + 1)
+            energy = energy + _electrostatics(model, (train, *others), key=key, **options)
     return with_terms(energy, _specs(model)[1], "model.terms")
 
 
-def make_prior(model: Model, train: Dataset) -> AbstractEnergy | None:
-    """What the labels are taken relative to: the prior and the terms that are not trained.
+def make_prior(model: Model, train: Dataset, *others: Dataset) -> AbstractEnergy | None:
+    """What the labels are taken relative to: the prior, charges that are given, and the terms that are not trained.
 
     **Raises:** `UserError` for what does not exist or makes no sense.
     """
     prior = None if model.prior is None else make_term(model.prior, train.elements, "model.prior")
+    if isinstance(model.charges, Mapping):
+        with blame("[model]"):
+            given = _electrostatics(model, (train, *others), key=jax.random.key(0))
+        prior = given if prior is None else prior + given
     fixed = _specs(model)[0]
     return with_terms(prior, fixed, "model.terms") if prior else make_terms(fixed, train.elements, "model.terms")
+
+
+def _electrostatics(model: Model, data: Sequence[Dataset], **options: Any) -> AbstractEnergy:
+    """The long-range term of a configuration, planned for all frames."""
+    from jaxmlip.models.charges import electrostatics
+
+    assert model.charges is not None
+    systems = [record.system for part in data for record in part]
+    options |= {"cutoff": model.cutoff_angstrom, "background": model.background}
+    return electrostatics(model.charges, systems, **options)
 
 
 def _specs(model: Model) -> tuple[list[Spec], list[Spec]]:

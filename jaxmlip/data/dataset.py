@@ -137,6 +137,8 @@ class Dataset:
         for r in self:
             for array in (r.positions, r.numbers, r.cell, r.forces, r.stress, r.stress_mask):
                 digest.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
+            if r.charges is not None:
+                digest.update(np.ascontiguousarray(r.charges).tobytes())
             digest.update(repr((r.pbc, r.charge, r.energy, r.weights, r.config_type)).encode())
         return digest.hexdigest()
 

@@ -28,7 +28,7 @@ _SAMPLE = 512  # batches that the shapes are chosen from
 class Labels(eqx.Module):
     """What a batch should be like. A weight of zero marks what is missing or padding; the values there are zero.
 
-    `energy` [eV] is without reference energies. `virial_per_atom` is `stress * volume / atoms` [eV].
+    `energy` [eV] is without reference energies. `virial_per_atom` is `stress * volume / atoms` [eV]. `charges` [e].
     """
 
     energy: Float[Array, "systems"]
@@ -38,6 +38,8 @@ class Labels(eqx.Module):
     force_weight: Float[Array, "atoms"]
     stress_weight: Float[Array, "systems 3 3"]
     inverse_atoms: Float[Array, "systems"]
+    charges: Float[Array, "atoms"]
+    charge_weight: Float[Array, "atoms"]
 
 
 class Batch(NamedTuple):
@@ -64,6 +66,8 @@ class Frame(NamedTuple):
     energy_weight: float
     force_weight: float
     stress_weight: np.ndarray
+    charges: np.ndarray
+    charge_weight: float
 
 
 class Loader:
@@ -235,6 +239,8 @@ def _frame(record: Record, cutoff: float, references: Mapping[int, float], mean_
         energy_weight=0.0 if record.energy is None else energy_weight,
         force_weight=0.0 if record.forces is None else force_weight / (3.0 * mean_atoms),
         stress_weight=np.zeros((3, 3)) if stress is None else record.stress_mask * (stress_weight / 9.0),
+        charges=np.zeros(len(record)) if record.charges is None else record.charges,
+        charge_weight=0.0 if record.charges is None else force_weight / mean_atoms,
     )
 
 
@@ -247,6 +253,7 @@ def _pack(frames: list[Frame], shape: tuple[int, int], slots: int, cutoff: float
     mask, pbc = np.zeros((neighbors, atoms), bool), np.zeros((slots, 3), bool)
     positions, forces = np.zeros((atoms, 3), dtype), np.zeros((atoms, 3), dtype)
     numbers, force_weight = np.zeros(atoms, np.int32), np.zeros(atoms, dtype)
+    charges, charge_weight = np.zeros(atoms, dtype), np.zeros(atoms, dtype)
     cell, virial, stress_weight = (np.zeros((slots, 3, 3), dtype) for _ in range(3))
     charge, energy, energy_weight, inverse_atoms = (np.zeros(slots, dtype) for _ in range(4))
     start = 0
@@ -255,6 +262,7 @@ def _pack(frames: list[Frame], shape: tuple[int, int], slots: int, cutoff: float
         here = slice(start, stop)
         positions[here], numbers[here], forces[here] = frame.positions, frame.numbers, frame.forces
         force_weight[here], index[here] = frame.force_weight, slot
+        charges[here], charge_weight[here] = frame.charges, frame.charge_weight
         senders[:depth, here] = frame.senders.astype(np.int32) + np.int32(start)
         shifts[:, :depth, here], mask[:depth, here] = frame.shifts, frame.mask
         cell[slot], charge[slot], energy[slot] = frame.cell, frame.charge, frame.energy
@@ -263,6 +271,6 @@ def _pack(frames: list[Frame], shape: tuple[int, int], slots: int, cutoff: float
         energy_weight[slot], inverse_atoms[slot] = frame.energy_weight, 1.0 / len(frame.numbers)
         start = stop
     graph = (positions, numbers, cell, charge, index, senders, shifts, mask, pbc)
-    labels = (energy, forces, virial, energy_weight, force_weight, stress_weight, inverse_atoms)
+    labels = (energy, forces, virial, energy_weight, force_weight, stress_weight, inverse_atoms, charges, charge_weight)
     graph, labels = jax.device_put((graph, labels))
     return Batch(Graph(*graph, cutoff=cutoff), Labels(*labels))

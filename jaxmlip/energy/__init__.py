@@ -49,6 +49,7 @@ from jaxmlip.energy.pair import Pair as Pair
 from jaxmlip.energy.pair import Repulsion as Repulsion
 from jaxmlip.energy.pair import SoftSphere as SoftSphere
 from jaxmlip.energy.references import AtomicReferences as AtomicReferences
+from jaxmlip.energy.replan import replan as replan
 from jaxmlip.energy.stillinger_weber import StillingerWeber as StillingerWeber
 from jaxmlip.energy.tersoff import Tersoff as Tersoff
 from jaxmlip.energy.variables import AbstractVariable as AbstractVariable

@@ -14,7 +14,7 @@ from ase.calculators import calculator
 from ase.stress import full_3x3_to_voigt_6_stress
 from jaxtyping import Array, Float
 
-from jaxmlip.energy import AbstractEnergy, Derivatives, check_system, energy_forces_stress
+from jaxmlip.energy import AbstractEnergy, Derivatives, check_system, energy_forces_stress, replan, system_checks
 from jaxmlip.graph import Graph, batch, pad
 from jaxmlip.io import from_ase
 
@@ -68,6 +68,8 @@ class Calculator(calculator.Calculator):
     def _graph(self, atoms: ase.Atoms) -> Graph:
         """The atoms as a graph, padded to the sizes in use where they fit, else to the next ones."""
         system = from_ase(atoms, dtype=np.float64)
+        if system_checks(self.energy):
+            self.energy = replan(self.energy, system)
         check_system(self.energy, system)
         graph = batch(system, self.energy.cutoff or 1.0)
         self._atoms = padded_size(len(atoms), self._atoms)

@@ -9,22 +9,24 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from jaxmlip import units
 from jaxmlip.data import Batch, Dataset, Loader
 from jaxmlip.energy import (
     AbstractEnergy,
     AtomicReferences,
-    Derivatives,
     Sum,
     check_elements,
     check_system,
     energy_forces,
     energy_forces_virial,
+    replan,
     system_checks,
 )
 from jaxmlip.errors import UserError
 from jaxmlip.io import Record
+from jaxmlip.learn.charges import find_charges, has_charges
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,7 +34,8 @@ class Report:
     """Predictions and labels of the frames of a data set, in order; what is missing is NaN. Internal units.
 
     `energy*` [frames] are per atom; `forces*` [atoms 3] are of all frames one after the other, and `frame` [atoms] says
-    whose; `stress*` [frames 3 3], of which masked components count as missing; `volume` [frames] is per atom.
+    whose, as do `charges*` [atoms]; `stress*` [frames 3 3], of which masked components count as missing; `volume`
+    [frames] is per atom.
     """
 
     config_types: tuple[str, ...]
@@ -45,6 +48,8 @@ class Report:
     stress: np.ndarray
     stress_label: np.ndarray
     volume: np.ndarray
+    charges: np.ndarray
+    charges_label: np.ndarray
 
     @property
     def energy_rmse(self) -> float:
@@ -79,6 +84,15 @@ class Report:
     def stress_mae(self) -> float:
         return _mean_absolute(self.stress, self.stress_label)
 
+    @property
+    def charge_rmse(self) -> float:
+        """[e]; NaN where charges were not asked for, or without labels."""
+        return _rms(self.charges, self.charges_label)
+
+    @property
+    def charge_mae(self) -> float:
+        return _mean_absolute(self.charges, self.charges_label)
+
     def of(self, config_type: str) -> Report:
         """The frames of one kind."""
         keep = np.array([c == config_type for c in self.config_types])
@@ -86,7 +100,7 @@ class Report:
         per_atom = keep[self.frame]
         names = ("atoms", "energy", "energy_label", "stress", "stress_label", "volume")
         frames = {n: getattr(self, n)[keep] for n in names}
-        atoms = {n: getattr(self, n)[per_atom] for n in ("forces", "forces_label")}
+        atoms = {n: getattr(self, n)[per_atom] for n in ("forces", "forces_label", "charges", "charges_label")}
         kinds = (config_type,) * int(keep.sum())
         return Report(config_types=kinds, frame=number[self.frame[per_atom]], **frames, **atoms)
 
@@ -97,7 +111,7 @@ class Report:
 
     def errors(self) -> dict[str, float]:
         """The errors in the units of the table, for JSON."""
-        return {
+        errors = {
             "energy_rmse_meV_per_atom": 1e3 * self.energy_rmse,
             "energy_mae_meV_per_atom": 1e3 * self.energy_mae,
             "force_rmse_meV_per_A": 1e3 * self.force_rmse,
@@ -105,11 +119,15 @@ class Report:
             "stress_rmse_GPa": self.stress_rmse / units.GPa,
             "stress_mae_GPa": self.stress_mae / units.GPa,
         }
+        if np.isfinite(self.charge_rmse):
+            errors |= {"charge_rmse_me": 1e3 * self.charge_rmse, "charge_mae_me": 1e3 * self.charge_mae}
+        return errors
 
     def table(self) -> str:
         """RMSE and MAE for each `config_type`, as text."""
-        lines = [f"{'':<20} {'frames':>7} {'energy meV/atom':>18} {'force meV/Å':>18} {'stress GPa':>18}"]
-        lines.append(f"{'config_type':<20} {'':>7} " + " ".join(f"{'RMSE':>9} {'MAE':>8}" for _ in range(3)))
+        titles = ["energy meV/atom", "force meV/Å", "stress GPa", "charge me"][: len(self.errors()) // 2]
+        lines = [f"{'':<20} {'frames':>7} " + " ".join(f"{title:>18}" for title in titles)]
+        lines.append(f"{'config_type':<20} {'':>7} " + " ".join(f"{'RMSE':>9} {'MAE':>8}" for _ in titles))
         for kind, report in self.rows().items():
             cells = [f"{x:.3g}" if np.isfinite(x) else "-" for x in report.errors().values()]
             pairs = " ".join(f"{a:>9} {b:>8}" for a, b in zip(cells[::2], cells[1::2], strict=True))
@@ -126,23 +144,27 @@ def evaluate(
 
     **Raises:** `UserError` where a frame holds an element that the energy does not know.
     """
-    model, references = split_references(energy)
+    if system_checks(energy):
+        energy = replan(energy, [record.system for record in dataset])
     check_dataset(energy, dataset)
+    model, references = split_references(energy)
     loader = Loader(
         dataset, model.cutoff, batch_atoms=batch_atoms, references=references, dtype=dtype, max_shapes=max_shapes
     )
-    return predict(model, loader, stress=any(r.stress is not None for r in dataset))
+    charges = has_charges(model) and any(r.charges is not None for r in dataset)
+    return predict(model, loader, stress=any(r.stress is not None for r in dataset), charges=charges)
 
 
 def check_dataset(energy: AbstractEnergy, dataset: Dataset) -> None:
-    """Refuse frames that an energy cannot serve, such as those with elements it does not know.
+    """Refuse frames that an energy cannot serve, for their elements or, long-range sums, for their cells.
 
     **Raises:** `UserError` naming file, frame and what is wrong.
     """
+    particular = bool(system_checks(energy))
     for record in dataset:
         try:
             check_elements(energy, record.numbers)
-            if system_checks(energy):
+            if particular:
                 check_system(energy, record.system)
         except ValueError as error:
             raise UserError(f"{record.where}: {error}") from error
@@ -168,7 +190,7 @@ def read_references(references: AtomicReferences) -> dict[int, float]:
     return {n: float(e) for n, e in zip(references.elements or (), values, strict=True)}
 
 
-def predict(model: AbstractEnergy, loader: Loader, *, stress: bool) -> Report:
+def predict(model: AbstractEnergy, loader: Loader, *, stress: bool, charges: bool = False) -> Report:
     """Predictions for the frames of a loader; `model` is without the references, which are added here in float64."""
     records = loader.dataset.records
     atoms = np.array([len(r) for r in records])
@@ -177,12 +199,15 @@ def predict(model: AbstractEnergy, loader: Loader, *, stress: bool) -> Report:
     energy = np.full(len(records), np.nan)
     forces = np.full((first[-1], 3), np.nan)
     sigma = np.full((len(records), 3, 3), np.nan)
-    for indices, out in _ahead((i, _derivatives(model, loader.pack(i), stress)) for i in loader.plan(0)):
-        totals, gradients, virials = (np.asarray(x, np.float64) for x in out)
+    held = np.full(first[-1], np.nan)
+    for indices, out in _ahead((i, _predictions(model, loader.pack(i), stress, charges)) for i in loader.plan(0)):
+        totals, gradients, virials, held_here = (np.asarray(x, np.float64) for x in out)
         start = 0
         for slot, i in enumerate(indices):
             energy[i] = (totals[slot] + loader.offsets[i]) / atoms[i]
             forces[first[i] : first[i + 1]] = gradients[start : start + atoms[i]]
+            if charges:
+                held[first[i] : first[i + 1]] = held_here[start : start + atoms[i]]
             if stress:
                 sigma[i] = -virials[slot] / (volume[i] * atoms[i])
             start += atoms[i]
@@ -197,6 +222,8 @@ def predict(model: AbstractEnergy, loader: Loader, *, stress: bool) -> Report:
         stress=sigma,
         stress_label=np.stack([_stress_label(r) for r in records]),
         volume=volume,
+        charges=held,
+        charges_label=np.concatenate([np.full(len(r), np.nan) if r.charges is None else r.charges for r in records]),
     )
 
 
@@ -217,12 +244,13 @@ def _stress_label(record: Record) -> np.ndarray:
 
 
 @eqx.filter_jit
-def _derivatives(model: AbstractEnergy, batch: Batch, stress: bool) -> Derivatives:
-    """Energy, forces and, in place of the stress, the virial (zero where it is not asked for)."""
+def _predictions(model: AbstractEnergy, batch: Batch, stress: bool, charges: bool) -> tuple[Array, ...]:
+    """Energies, forces, virials and charges; zero what is not asked for."""
+    graph = batch.graph
+    held = find_charges(model)(graph) if charges else jnp.zeros_like(graph.positions[:, 0])
     if stress:
-        return Derivatives(*energy_forces_virial(model, batch.graph))
-    energies, forces = energy_forces(model, batch.graph)
-    return Derivatives(energies, forces, jnp.zeros_like(batch.graph.cell))
+        return *energy_forces_virial(model, graph), held
+    return *energy_forces(model, graph), jnp.zeros_like(graph.cell), held
 
 
 def _rms(values: np.ndarray, labels: np.ndarray) -> float:

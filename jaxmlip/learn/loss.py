@@ -1,4 +1,4 @@
-"""What training minimizes: weighted errors of energy, forces and stress."""
+"""What training minimizes: weighted errors of energy, forces, stress and charges."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from jaxtyping import Array, Float
 
 from jaxmlip.data import Batch
 from jaxmlip.energy import AbstractEnergy, energy_forces, energy_forces_virial
+from jaxmlip.learn.charges import find_charges
 
 
 class Weights(NamedTuple):
-    """Weights of the three terms; arrays inside a compiled step, so that they may change while training."""
+    """Weights of the four terms; arrays inside a compiled step, so that they may change while training."""
 
     energy: float | Float[Array, ""]
     forces: float | Float[Array, ""]
     stress: float | Float[Array, ""]
+    charges: float | Float[Array, ""] = 0.0
 
 
 class Loss(eqx.Module):
@@ -25,14 +27,15 @@ class Loss(eqx.Module):
 
     $$w_E\, \rho\left(\frac{\Delta E}{N}\right)
     + \frac{w_F}{3 \bar N} \sum_{i \alpha} \rho(\Delta F_{i \alpha})
-    + \frac{w_\sigma}{9} \sum_{\alpha \beta} \rho\left(\frac{V}{N} \Delta \sigma_{\alpha \beta}\right)$$
+    + \frac{w_\sigma}{9} \sum_{\alpha \beta} \rho\left(\frac{V}{N} \Delta \sigma_{\alpha \beta}\right)
+    + \frac{w_q}{\bar N} \sum_i \rho(\Delta q_i)$$
 
-    with every residual over `scale` (eV, eV/Å, eV: the RMS of the forces makes the loss about 1 at the start) and
-    $\bar N$ the mean number of atoms of a frame. Stress enters as virial per atom, which is as large as an energy per
-    atom and does not care for vacuum. With squares this is the logarithm of a Gaussian likelihood, up to a constant:
-    $w = 1 / \sigma^2$ for labels and a model that are good to $\sigma$, in units of `scale`. `huber` is where the loss
-    turns linear, in units of `scale`; `None` means squares. It is a sum over frames: what a frame is batched with, and
-    padding, change nothing.
+    with every residual over `scale` (eV, eV/Å, eV: the RMS of the forces makes the loss about 1 at the start), those of
+    charges over `charge_scale` [e], and $\bar N$ the mean number of atoms of a frame. Stress enters as virial per atom,
+    which is as large as an energy per atom and does not care for vacuum. With squares this is the logarithm of a
+    Gaussian likelihood, up to a constant: $w = 1 / \sigma^2$ for labels and a model that are good to $\sigma$, in units
+    of `scale`. `huber` is where the loss turns linear, in units of `scale`; `None` means squares. It is a sum over
+    frames: what a frame is batched with, and padding, change nothing.
 
     **Reference:** Huber, Ann. Math. Stat. 35, 73 (1964), doi:10.1214/aoms/1177703732.
     """
@@ -40,6 +43,8 @@ class Loss(eqx.Module):
     scale: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1.0)
     huber: float | None = eqx.field(static=True, default=None)
     stress: bool = eqx.field(static=True, default=False)
+    charges: bool = eqx.field(static=True, default=False)
+    charge_scale: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1.0)
 
     def __check_init__(self):
         if self.huber is not None and self.huber <= 0:
@@ -54,15 +59,19 @@ class Loss(eqx.Module):
         else:
             energies, forces = energy_forces(energy, graph)
             stress = jnp.zeros((), energies.dtype)
+        charges = jnp.zeros((), energies.dtype)
+        if self.charges:
+            wrong = self._rho(find_charges(energy)(graph) - labels.charges, self.charge_scale)
+            charges = jnp.sum(labels.charge_weight * jnp.where(graph.atom_mask, wrong, jnp.zeros_like(wrong)))
         energy_term = jnp.sum(labels.energy_weight * self._rho((energies - labels.energy) * labels.inverse_atoms))
         force_term = jnp.sum(labels.force_weight[:, None] * self._rho(forces - labels.forces))
-        terms = (energy_term, force_term, stress)
+        terms = (energy_term, force_term, stress, charges)
         weighted = [jnp.asarray(w, energies.dtype) * term for w, term in zip(weights, terms, strict=True)]
-        return (weighted[0] + weighted[1] + weighted[2]) / float(graph.systems)
+        return (weighted[0] + weighted[1] + weighted[2] + weighted[3]) / float(graph.systems)
 
-    def _rho(self, residual: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    def _rho(self, residual: Float[Array, "*n"], scale: Float[Array, ""] | None = None) -> Float[Array, "*n"]:
         """The square of a scaled residual, or Huber's loss, which is the same near zero and linear far out."""
-        x = residual / self.scale.astype(residual.dtype)
+        x = residual / (self.scale if scale is None else scale).astype(residual.dtype)
         if self.huber is None:
             return x * x
         size = jnp.abs(x)

@@ -69,6 +69,7 @@ def spell_metrics(line: Mapping[str, Any]) -> str:
         "valid_energy_rmse_meV_per_atom": "E meV/atom",
         "valid_force_rmse_meV_per_A": "F meV/Å",
         "valid_stress_rmse_GPa": "S GPa",
+        "valid_charge_rmse_me": "q me",
     }
     errors = "".join(f"  {name} {line[key]:.4g}" for key, name in names.items() if key in line)
     return f"epoch {line['epoch']:.1f}  {line['minutes']:.1f} min  loss {line['train_loss']:.4g}{errors}"

@@ -28,8 +28,9 @@ class TrainSettings:
       parameters to Adam (Jordan et al. (2024); Liu et al. (2025), arXiv:2502.16982): far fewer steps, see
       docs/decisions/0006.
     - `learning_rate` is reached after `warmup_steps` and falls along a cosine to `final_rate` times itself.
-    - `energy_weight`, `force_weight`, `stress_weight`: see `jaxmlip.learn.loss.Loss`; a weight of zero does not ask for
-      the label. From the fraction `switch_at` of the steps on the energy weight is `late_energy_weight`.
+    - `energy_weight`, `force_weight`, `stress_weight`, `charge_weight`: see `jaxmlip.learn.loss.Loss`; a weight of zero
+      does not ask for the label. From the fraction `switch_at` of the steps on the energy weight is
+      `late_energy_weight`.
     - `clip` bounds the global norm of the gradient; `ema_decay` averages the parameters that are validated and kept.
     - `huber` is where the loss turns linear, in units of the force RMS; `None` is squares.
     - `references`: auto, isolated, least_squares or none (see `jaxmlip.data.find_references`), or the energy of the
@@ -54,6 +55,7 @@ class TrainSettings:
     energy_weight: float = 1.0
     force_weight: float = 1.0
     stress_weight: float = 0.0
+    charge_weight: float = 0.0
     late_energy_weight: float = 10.0
     switch_at: float = 0.7
     huber: float | None = None
@@ -75,7 +77,7 @@ class TrainSettings:
             if value is not None and not value > 0:
                 raise UserError(f"`{name}` must be positive; got {value}.")
         not_negative = ("warmup_steps", "weight_decay", "energy_weight", "force_weight", "stress_weight",
-                        "late_energy_weight", "checkpoint_minutes")  # fmt: skip
+                        "charge_weight", "late_energy_weight", "checkpoint_minutes")  # fmt: skip
         for name in not_negative:
             if not getattr(self, name) >= 0:
                 raise UserError(f"`{name}` must not be negative; got {getattr(self, name)}.")
@@ -98,6 +100,7 @@ class TrainSettings:
             "energy": max(self.energy_weight, self.late_energy_weight),
             "forces": self.force_weight,
             "stress": self.stress_weight,
+            "charges": self.charge_weight,
         }
         return tuple(label for label, weight in asked.items() if weight > 0)
 
@@ -115,7 +118,7 @@ class TrainSettings:
         """Weights of the loss at a step."""
         late = total is not None and step >= self.switch_at * total
         energy = self.late_energy_weight if late else self.energy_weight
-        return Weights(energy, self.force_weight, self.stress_weight)
+        return Weights(energy, self.force_weight, self.stress_weight, self.charge_weight)
 
     def build_optimizer(self) -> optax.GradientTransformation:
         """The optimizer for a learning rate of 1; the step multiplies by the rate of the schedule."""

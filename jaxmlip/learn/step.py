@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxmlip.data import Batch
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.errors import UserError
+from jaxmlip.learn.charges import given_leaves
 from jaxmlip.learn.loss import Loss, Weights
 from jaxmlip.learn.settings import TrainSettings
 
@@ -43,8 +44,8 @@ def init(
 ) -> tuple[Problem, TrainState]:
     """Divides an energy into what trains and what does not.
 
-    Arrays of floats (JAX, not NumPy) train, but where `trainable(path, leaf)` says no; a path reads
-    `.terms[0].layers[1].weight`.
+    Arrays of floats (JAX, not NumPy) train where `trainable(path, leaf)` says so; a path reads
+    `.terms[0].layers[1].weight`. By default all do but charges that were given (`SpeciesCharges`, `AtomCharges`).
 
     **Raises:** `UserError` where nothing is left to train, or 64 bit is asked for and not enabled.
     """
@@ -52,8 +53,11 @@ def init(
         raise UserError('Training in float64 needs `jax.config.update("jax_enable_x64", True)` first.')
 
     def trains(path, leaf):
-        return _is_parameter(leaf) and (trainable is None or bool(trainable(jax.tree_util.keystr(path), leaf)))
+        if trainable is None:
+            return _is_parameter(leaf) and id(leaf) not in given
+        return _is_parameter(leaf) and bool(trainable(jax.tree_util.keystr(path), leaf))
 
+    given = given_leaves(energy)
     chosen = jax.tree_util.tree_map_with_path(trains, energy)
     params, fixed = eqx.partition(energy, chosen)
     params = jax.tree.map(lambda x: jnp.array(x, settings.dtype), params)

@@ -23,6 +23,7 @@ from jaxmlip.energy import AbstractEnergy, AtomicReferences
 from jaxmlip.errors import UserError
 from jaxmlip.io import Record
 from jaxmlip.learn import checkpoint
+from jaxmlip.learn.charges import charge_rms, find_charges
 from jaxmlip.learn.evaluate import Report, check_dataset, predict, read_references, split_references
 from jaxmlip.learn.figures import learning_curve, parity
 from jaxmlip.learn.folder import append_metrics, interruptible, locked, rewrite_metrics
@@ -68,7 +69,8 @@ def fit(
     learns the rest, and the result is `energy + prior`. It is evaluated once for each frame, not at every step.
 
     Reference energies are those of the energy where it has any, else they are taken from `train`; they stay fixed.
-    Frames of isolated atoms serve for nothing else. `trainable(path, leaf)` chooses the parameters, all by default.
+    Frames of isolated atoms serve for nothing else. `trainable(path, leaf)` chooses the parameters; by default all but
+    charges that are given.
     `folder` gets `metrics.jsonl`, checkpoints and figures; with `resume`, a run that was stopped there goes on as if it
     never had been, to the bit. Ctrl-C ends it after the step in flight, with a checkpoint.
 
@@ -170,7 +172,17 @@ class _Run:
         self.loader = loader(train, model.cutoff, batch_size=settings.batch_size, seed=settings.seed)
         self.valid = loader(valid, model.cutoff, batch_atoms=settings.batch_atoms) if valid else None
         self.scale = force_rms(train) or 1.0
-        self.loss = Loss(scale=self.scale, huber=settings.huber, stress=settings.stress_weight > 0)
+        charges = settings.charge_weight > 0
+        if charges:
+            find_charges(model)
+        self.charge_scale = charge_rms(train) or 1.0
+        self.loss = Loss(
+            scale=self.scale,
+            huber=settings.huber,
+            stress=settings.stress_weight > 0,
+            charges=charges,
+            charge_scale=self.charge_scale,
+        )
         self.problem, self.state = init(model, self.loss, settings, trainable)
         self.best = jax.tree.map(jnp.copy, self.state.average)
         self.best_score, self.best_step, self.best_saved = float("inf"), 0, -1
@@ -232,7 +244,7 @@ class _Run:
         if self.valid is not None:
             for _ in range(2):
                 begin = time.monotonic()
-                predict(self._averaged(), self.valid, stress=self.loss.stress)
+                self._predict()
                 self.evaluation_seconds = time.monotonic() - begin
         parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
         shapes = ", ".join(f"{atoms}x{neighbors}" for atoms, neighbors in self.loader.shapes)
@@ -305,7 +317,7 @@ class _Run:
         }
         self.losses = []
         if self.valid is not None:
-            report = predict(self._averaged(), self.valid, stress=self.loss.stress)
+            report = self._predict()
             line |= {f"valid_{name}": error for name, error in report.errors().items() if not np.isnan(error)}
             line["valid_score"] = self._score(report)
         score = line.get("valid_score", -float(self.done))
@@ -320,15 +332,22 @@ class _Run:
         if self.settings.patience is not None and self.stale >= self.settings.patience and not self.reason:
             self.reason = f"no progress on the validation data in {self.stale} evaluations"
 
+    def _predict(self, model: AbstractEnergy | None = None) -> Report:
+        """Errors of the averaged parameters, or of a model, on the validation data."""
+        assert self.valid is not None
+        model = self._averaged() if model is None else model
+        return predict(model, self.valid, stress=self.loss.stress, charges=self.loss.charges)
+
     def _score(self, report: Report) -> float:
         """The loss of the validation data, as squares with the last weights: what the best is chosen by."""
         weights = self.settings.weights(1, 1)
         terms = (
-            (weights.energy, report.energy_rmse),
-            (weights.forces, report.force_rmse),
-            (weights.stress, report.virial_rmse),
+            (weights.energy, report.energy_rmse / self.scale),
+            (weights.forces, report.force_rmse / self.scale),
+            (weights.stress, report.virial_rmse / self.scale),
+            (weights.charges, report.charge_rmse / self.charge_scale),
         )
-        return float(sum(w * (error / self.scale) ** 2 for w, error in terms if w > 0 and not np.isnan(error)))
+        return float(sum(w * error**2 for w, error in terms if w > 0 and not np.isnan(error)))
 
     # Files
 
@@ -394,7 +413,7 @@ class _Run:
         """The best energy, and the figures of it."""
         params = self.best if self.best_step > 0 else self.state.average
         model = eqx.combine(params, self.problem.fixed)
-        report = None if self.valid is None else predict(model, self.valid, stress=self.loss.stress)
+        report = None if self.valid is None else self._predict(model)
         if report is not None and self.known is not None:
             report = restore(report, self.known)
         if self.folder is not None and self.reason != "interrupted":

@@ -3,7 +3,8 @@
 A file is `{"format": "jaxmlip-1", "model": "ACE", "config": {...}, "metadata": {...}, "leaves": [{"path", "shape",
 "dtype"}, ...], "sha256": ...}` and a newline, then the bytes of the leaves in that order, little-endian, C order,
 nothing between; the hash is that of these bytes. A sum of energies is `{"model": "Sum", "terms": [{"model": ...,
-"config": ...}, ...]}` with the leaves of all terms. Nothing is ever unpickled.
+"config": ...}, ...]}` with the leaves of all terms, and a part with parts of its own (charges of an Ewald sum, their
+model) has such entries in its `config`. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -23,15 +24,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmlip.elements import SYMBOLS
 from jaxmlip.energy import (
     ZBL,
     AbstractEnergy,
+    AtomCharges,
     AtomicReferences,
     BornMayerHuggins,
+    EquilibratedCharges,
+    Equilibration,
+    Ewald,
+    EwaldPlan,
+    LatentEwald,
     LennardJones,
+    ModelCharges,
     Morse,
     Repulsion,
     SoftSphere,
+    SpeciesCharges,
     Sum,
 )
 from jaxmlip.energy.base import cast
@@ -62,6 +72,10 @@ def _tabled(make: Callable[..., AbstractEnergy], **numbers: float) -> Callable[[
     return build
 
 
+def _symbols(config: dict[str, Any]) -> list[str]:
+    return [SYMBOLS[n] for n in config["elements"]]
+
+
 # Other energies: how to make one from its static fields, with any numbers in its arrays.
 TERMS = {
     "ZBL": lambda config: ZBL(config["cutoff"], config["elements"], config["onset"]),
@@ -71,6 +85,22 @@ TERMS = {
     "SoftSphere": _tabled(SoftSphere, epsilon=0.0, sigma=1e-6),
     "Repulsion": _tabled(Repulsion, prefactor=0.0),
     "AtomicReferences": lambda config: AtomicReferences(dict.fromkeys(config["elements"], 0.0)),
+    "Ewald": lambda config: Ewald(**config),
+    "LatentEwald": lambda config: LatentEwald(**config),
+    "SpeciesCharges": lambda config: SpeciesCharges(dict.fromkeys(config["elements"], 0.0)),
+    "AtomCharges": lambda config: AtomCharges(np.zeros(config["atoms"])),
+    "ModelCharges": lambda config: ModelCharges(
+        config["model"], start=dict.fromkeys(config["starters"], 0.0) or None, conserve=config["conserve"]
+    ),
+    "EquilibratedCharges": lambda config: EquilibratedCharges(
+        dict.fromkeys(_symbols(config), 0.0),
+        dict.fromkeys(_symbols(config), 1.0),
+        dict.fromkeys(_symbols(config), 0.1),
+        config["plan"],
+        model=config.get("model"),
+        background=config["background"],
+    ),
+    "Equilibration": lambda config: Equilibration(**config),
 }
 
 
@@ -257,8 +287,8 @@ def _little_endian(array: np.ndarray) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
-def _describe(energy: AbstractEnergy) -> dict[str, Any]:
-    """What has to be known, besides the arrays, to make an energy again."""
+def _describe(energy: eqx.Module) -> dict[str, Any]:
+    """What has to be known, besides the arrays, to make an energy, or a part of one, again."""
     name = type(energy).__name__
     if isinstance(energy, Sum):
         return {"model": "Sum", "terms": [_describe(term) for term in energy.terms]}
@@ -266,7 +296,12 @@ def _describe(energy: AbstractEnergy) -> dict[str, Any]:
         return {"model": name, "config": dataclasses.asdict(energy.config)}  # type: ignore[attr-defined]
     if name in TERMS:
         fields = [f.name for f in dataclasses.fields(energy) if f.metadata.get("static", False)]
-        return {"model": name, "config": {field: getattr(energy, field) for field in fields}}
+        config: dict[str, Any] = {field: getattr(energy, field) for field in fields}
+        config |= {f: dataclasses.asdict(v) for f, v in config.items() if isinstance(v, EwaldPlan)}
+        config |= {f: _describe(v) for f, v in vars(energy).items() if isinstance(v, eqx.Module)}
+        if isinstance(energy, AtomCharges):
+            config["atoms"] = len(energy.charges)
+        return {"model": name, "config": config}
     raise TypeError(f"Cannot save a {name}: model files hold {', '.join([*MODELS, *TERMS, 'Sum'])}.")
 
 
@@ -274,7 +309,7 @@ def _skeleton(entry: dict[str, Any]) -> Any:
     """The energy an entry describes, with shapes for arrays."""
     if entry["model"] == "Sum":
         return Sum(tuple(_skeleton(term) for term in entry["terms"]))
-    config = {name: _tupled(value) for name, value in entry["config"].items()}
+    config = {name: _part(value) for name, value in entry["config"].items()}
     if entry["model"] in TERMS:
         return TERMS[entry["model"]](config)
     module, model, configuration = MODELS[entry["model"]]
@@ -282,6 +317,13 @@ def _skeleton(entry: dict[str, Any]) -> Any:
     return eqx.filter_eval_shape(
         getattr(module, model), getattr(module, configuration)(**config), key=jax.random.key(0)
     )
+
+
+def _part(value: Any) -> Any:
+    """A value of a configuration: a part with an entry of its own, a plan, or plain."""
+    if isinstance(value, dict):
+        return _skeleton(value) if "model" in value else EwaldPlan(**{k: _tupled(v) for k, v in value.items()})
+    return _tupled(value)
 
 
 def _tupled(value: Any) -> Any:

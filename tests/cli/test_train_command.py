@@ -9,6 +9,7 @@ import pytest
 
 from jaxmlip.energy import LennardJones
 from jaxmlip.interfaces.ase import Calculator
+from jaxmlip.models.pretrained import load
 
 SMALL = ("--model.channels", "2", "--model.degree", "1", "--model.hidden", "4", "--model.radial", "2")
 
@@ -55,6 +56,32 @@ def test_a_trained_model_is_evaluated_relaxed_with_and_described(labelled, tmp_p
     code, printed, err = jaxmlip("info", out / "model.jaxmlip")
     assert code == 0, err
     assert '"format": "jaxmlip-1"' in printed and "compiler probe     passed" in printed
+
+
+@pytest.mark.parametrize("charges", ['"latent"', "{ Ar = 0.0 }"])
+def test_one_line_of_configuration_adds_charges(labelled, tmp_path, jaxmlip, charges):
+    out = tmp_path / "run"
+    (tmp_path / "train.toml").write_text(
+        f'output = "{out}"\n[data]\ntrain = ["{labelled}"]\n'
+        f'[model]\npreset = "nep"\ncutoff_angstrom = 4.5\nchannels = 2\ndegree = 1\nhidden = 4\nradial = 2\n'
+        f"charges = {charges}\n[learn]\nsteps = 2\nevaluations = 1\nmax_shapes = 1\n"
+    )
+    code, _, err = jaxmlip("train", tmp_path / "train.toml")
+    assert code == 0, err
+    terms = [type(term).__name__ for term in load(out / "model.jaxmlip").terms]
+    assert sorted(terms) == sorted(["ACE", "AtomicReferences", "LatentEwald" if "latent" in charges else "Ewald"])
+    large = ase.io.read(labelled) * (3, 1, 1)
+    ase.io.write(tmp_path / "large.extxyz", large)
+    dynamics = ("--dynamics.steps", "2", "--dynamics.timestep-fs", "1.0", "--output", tmp_path / "md")
+    code, _, err = jaxmlip("md", "--model", out / "model.jaxmlip", "--structure", tmp_path / "large.extxyz", *dynamics)
+    assert code == 0, err
+
+
+def test_charges_that_do_not_exist_are_refused(labelled, jaxmlip, tmp_path):
+    code, _, err = jaxmlip(
+        "train", "--data.train", labelled, "--model.charges", "mulliken", "--output", tmp_path / "no"
+    )
+    assert code == 2 and "predicted, latent, equilibrated, or one for each element" in err
 
 
 def test_a_structure_relaxes_to_the_crystal(argon, jaxmlip):
