@@ -206,7 +206,6 @@ ENERGIES = {
     "lennard_jones_mixture_with_tail": (lambda: argon_krypton(tail=True), (18, 36), 2.3, ("isolated_atom",)),
     "molecule": (molecule, (14, 8), 2.0, NAMED),
     "nequip": (nequip, (14, 8), 2.0, ("coincident_atoms",)),
-    "ewald": (ewald, (11, 17), 2.4, LONG_RANGE),
 }
 SLOW = {
     "stillinger_weber": (lambda: from_text(StillingerWeber.from_file, SW), (14, 32), 2.3, ()),
@@ -219,6 +218,7 @@ SLOW = {
     "lennard_jones_and_zbl": (lambda: lennard_jones() + ZBL(), (14, 8), 2.0, ()),
     "references_and_lennard_jones": (lambda: references() + lennard_jones(), (14, 8), 2.2, ()),
     "references": (references, (14, 8), 2.2, ("coincident_atoms",)),
+    "ewald": (ewald, (11, 17), 2.4, LONG_RANGE),
     "latent_ewald": (latent_ewald, (11, 17), 2.4, LONG_RANGE),
     "equilibration": (equilibration, (11, 17), 2.4, LONG_RANGE),
     "scaled": (lambda: 0.5 * lennard_jones(), (18,), 2.3, ()),
