@@ -50,7 +50,9 @@ def begin(
 ) -> State:
     """Independent states: Maxwell-Boltzmann momenta (with zero sum where the dynamics keep it), lists that are held."""
     key = jax.random.key(seed)
-    state = integrator.init(energy, system, key=key, temperature=temperature, skin=skin, capacity=capacity)
+    # Lists are laid out for a cell 15 % shorter, which a barostat may come to.
+    small = with_cell(system, 0.85 * system.positions, 0.85 * system.cell)
+    state = integrator.init(energy, small, key=key, temperature=temperature, skin=skin, capacity=capacity)
     state = replace(state, neighbors=hold(state.neighbors))
     drifting = integrator.degrees_of_freedom(system) == 3 * len(system.numbers)
     positions = (
