@@ -251,8 +251,8 @@ def identity(config: MDConfig) -> dict:
     """What must not change between a run and its continuation, as JSON."""
     dynamics = {k: v for k, v in dataclasses.asdict(config.dynamics).items() if k != "steps"}
     model = settings.sha256(Path(config.model)) or config.model
-    terms = {"terms": list(config.terms)} if config.terms else {}
-    return {"model": model, **terms, "every": config.every, "precision": config.precision, **dynamics}
+    terms = list(config.terms) or None
+    return {"model": model, "terms": terms, "every": config.every, "precision": config.precision, **dynamics}
 
 
 def simulate(

@@ -15,6 +15,7 @@ from jaxmlip.cli.config import from_dict, suggestion
 from jaxmlip.cli.structures import blame
 from jaxmlip.elements import SYMBOLS
 from jaxmlip.energy import ZBL, AbstractEnergy, Repulsion, Sum
+from jaxmlip.energy.table import Given
 from jaxmlip.errors import UserError
 
 Setting = bool | float | str | dict[str, float]
@@ -48,7 +49,9 @@ class RepulsionTerm:
     cutoff_angstrom: float = 2.0
 
     def make(self, elements: tuple[int, ...] | None) -> AbstractEnergy:
-        wall = Repulsion(self.prefactor, self.exponent, self.cutoff_angstrom)
+        table = self.prefactor
+        given: Given = {pair: a for pair, a in table.items()} if isinstance(table, dict) else table
+        wall = Repulsion(given, self.exponent, self.cutoff_angstrom)
         missing = sorted(set(elements or ()) - set(wall.elements or elements or ()))
         if missing:
             raise ValueError(f"`prefactor` has no pairs with {', '.join(SYMBOLS[n] for n in missing)}.")

@@ -12,9 +12,13 @@ from jaxmlip.data import Dataset
 from jaxmlip.energy import ZBL, AtomicReferences, LennardJones, Repulsion, Sum, energy_forces_stress
 from jaxmlip.errors import UserError
 from jaxmlip.graph import batch
+from jaxmlip.io import Record
 from jaxmlip.learn import Loss, TrainSettings, best_energy, evaluate, fit, init, train
 from jaxmlip.learn.prior import describe, restore, subtract
+from jaxmlip.learn.progress import Progress
 from jaxmlip.learn.step import step
+from jaxmlip.models.ace import ACE, ACEConfig
+from jaxmlip.system import make_system
 
 CUTOFF = 3.1
 SETTINGS = TrainSettings(
@@ -82,7 +86,7 @@ def test_labels_that_are_missing_stay_missing(with_wall):
 
 def test_a_step_is_that_of_the_sum_whose_prior_is_not_trained(with_wall, model):
     """Gradients of the loss: labels minus prior, against the sum evaluated in one pass."""
-    run = train._Run(model, with_wall[:16], None, SETTINGS, None, wall(), None, _Silent())
+    run = train._Run(model, with_wall[:16], None, SETTINGS, None, wall(), None, Progress(quiet=True))
     loader = train.Loader(
         with_wall[:16], CUTOFF, references=run.atoms, dtype="float64", max_shapes=SETTINGS.max_shapes, batch_size=4
     )
@@ -91,7 +95,7 @@ def test_a_step_is_that_of_the_sum_whose_prior_is_not_trained(with_wall, model):
     other, rest_state = init(model, loss, SETTINGS)
     for rest, whole in zip(run.loader.epoch(0), loader.epoch(0), strict=True):
         assert np.array_equal(rest.graph.positions, whole.graph.positions)
-        inputs = (np.asarray(0.01), train.Weights(1.0, 1.0, 1.0))
+        inputs = (jnp.asarray(0.01), train.Weights(1.0, 1.0, 1.0))
         state, of_sum = step((problem, whole, *inputs), state)
         rest_state, of_rest = step((other, rest, *inputs), rest_state)
         assert np.isclose(of_sum, of_rest, rtol=1e-9)
@@ -160,6 +164,11 @@ def test_a_prior_that_does_not_fit_the_data_is_refused(with_wall, model):
         subtract(Dataset([broken]), wall())
 
 
-class _Silent:
-    def say(self, text):
-        pass
+def test_an_isolated_atom_keeps_exactly_its_reference_energy():
+    sizes = {"degree": 2, "radial": 3, "channels": 3, "hidden": 4}
+    model = ACE(ACEConfig.preset("nep", (14,), **sizes), key=jax.random.key(0))
+    total = model + ZBL(elements=(14,)) + AtomicReferences({14: -101.75})
+    alone = batch(make_system(np.zeros((1, 3)), [14], cell=20.0 * np.eye(3)), total.cutoff)
+    assert float(jnp.sum(total(alone))) == -101.75
+    frame = Record(np.zeros((1, 3)), np.array([14], np.int32), 20.0 * np.eye(3), (True,) * 3, energy=-101.75)
+    assert subtract(Dataset([frame]), ZBL(elements=(14,)))[0][0].energy == -101.75
