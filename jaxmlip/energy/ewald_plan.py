@@ -16,6 +16,7 @@ _SPREAD_COST = 4.0  # the same for an atom and a mesh point that it is spread on
 _POINT_COST = 10.0
 _FEW = 500  # atoms below which a mesh never pays by much, and waves conserve momentum
 _MAX_WAVES = 2_000_000  # more would not be sensible
+_MAX_POINTS = 2**27
 _SPLINE_ERRORS = {4: 0.4, 5: 0.2, 6: 0.12, 7: 0.1, 8: 0.09}  # by order, at alpha (V/N)^(1/3) = 2
 
 
@@ -139,14 +140,17 @@ def plan_ewald(
     order, spacing, mesh = best_mesh(lengths, alpha, k_cutoff, accuracy, largest)
     cheaper = largest >= _FEW and _mesh_work(mesh, order, largest) < largest * waves.waves
     if method == "mesh" or (method == "auto" and cheaper):
-        return dataclasses.replace(waves, mesh=mesh, order=order, spacing=spacing)
-    if waves.waves > _MAX_WAVES:
+        work, limit, what = math.prod(mesh), _MAX_POINTS, "mesh points"
+        plan = dataclasses.replace(waves, mesh=mesh, order=order, spacing=spacing)
+    else:
+        work, limit, what, plan = waves.waves, _MAX_WAVES, "waves", waves
+    if work > limit:
         raise ValueError(
-            f"An accuracy of {accuracy} with a cutoff of {cutoff} Å needs {waves.waves} waves in a cell with lattice "
-            f"vectors of {np.round(lengths / margin, 1).tolist()} Å; at most {_MAX_WAVES} are summed. Give a longer "
-            'cutoff, a lower accuracy, or `method="mesh"`.'
+            f"An accuracy of {accuracy} with a cutoff of {cutoff} Å needs {work} {what} in a cell with lattice vectors "
+            f"of {np.round(lengths / margin, 1).tolist()} Å; at most {limit} are summed. Give a longer cutoff, a lower "
+            'accuracy, or another `method` ("waves", "mesh").'
         )
-    return waves
+    return plan
 
 
 def best_mesh(

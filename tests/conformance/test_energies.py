@@ -78,7 +78,6 @@ ENERGIES = {
     "lennard_jones": (lennard_jones, (18,), 2.3, ()),
     "scaled_sum": (lambda: 0.5 * (references() + lennard_jones() + ZBL(cutoff=2.5)), (14, 8), 2.0, ()),
     "nequip": (nequip, (14, 8), 2.0, ("coincident_atoms",)),
-    "ewald": (ewald, (11, 17), 2.4, LONG_RANGE),
 }
 SLOW = {
     "ace": (lambda: ace(2), (14, 8), 2.0, ("coincident_atoms",)),
@@ -87,6 +86,7 @@ SLOW = {
     "lennard_jones_and_zbl": (lambda: lennard_jones() + ZBL(), (14, 8), 2.0, ()),
     "references_and_lennard_jones": (lambda: references() + lennard_jones(), (14, 8), 2.2, ()),
     "references": (references, (14, 8), 2.2, ("coincident_atoms",)),
+    "ewald": (ewald, (11, 17), 2.4, LONG_RANGE),
     "latent_ewald": (latent_ewald, (11, 17), 2.4, LONG_RANGE),
     "equilibration": (equilibration, (11, 17), 2.4, LONG_RANGE),
     "scaled": (lambda: 0.5 * lennard_jones(), (18,), 2.3, ()),

@@ -64,6 +64,20 @@ def test_predicted_charges_keep_the_total_of_each_system():
     assert abs(float(graph.sum_atoms(evaluate(loose, graph))[0])) > 1e-3 and loose.total(salt()) is None
 
 
+def test_a_loss_on_forces_trains_head_model_and_fixed_charges_alike():
+    """Energies are sums of parts with parameters: the gradient reaches all of them, through the charges too."""
+    head = ModelCharges(LennardJones(0.3, 2.4, 5.0), start={"Na": 1.0, "Cl": -1.0})
+    energy = LennardJones(0.2, 2.2, 5.0) + Ewald(head, PLAN)
+    graph = batch([salt(), ion()], 5.0, atoms=13)
+
+    def loss(energy):
+        return jnp.sum(energy_forces(energy, graph)[1] ** 2)
+
+    gradient = jax.jit(jax.grad(loss), compiler_options=QUICK)(energy)
+    leaves = jax.tree.leaves(gradient)
+    assert len(leaves) == 5 and all(np.isfinite(x).all() and np.abs(x).max() > 1e-6 for x in leaves)
+
+
 def test_forces_with_predicted_charges_are_derivatives_of_the_energy():
     energy = Ewald(ModelCharges(LennardJones(0.3, 2.4, 5.0)), PLAN)
     forces_are_derivatives(energy)

@@ -80,7 +80,7 @@ def madelung(name, repeats, cutoff=5.0):
     return -energy * 4.0 * nearest / units.coulomb / (FORMULAS.get(name, 1) * repeats**3)
 
 
-@pytest.mark.parametrize("repeats", [1, 2])
+@pytest.mark.parametrize("repeats", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CRYSTALS)
 def test_madelung_constants_of_primitive_cell_and_supercell(name, repeats):
     assert madelung(name, repeats) == pytest.approx(CRYSTALS[name][-1], rel=1e-12)
@@ -158,7 +158,7 @@ NIST_PRINTED = [
 ]
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize("number", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3, 4))])
 def test_spce_water_term_by_term(shared_data, number):
     """`golden.json` holds the same sums in full float64, from an independent NumPy program."""
     folder = nist(shared_data)
