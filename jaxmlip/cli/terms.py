@@ -48,7 +48,8 @@ class RepulsionTerm:
     cutoff_angstrom: float = 2.0
 
     def make(self, elements: tuple[int, ...] | None) -> AbstractEnergy:
-        wall = Repulsion(self.prefactor, self.exponent, self.cutoff_angstrom)
+        given = self.prefactor if isinstance(self.prefactor, float) else {**self.prefactor}
+        wall = Repulsion(given, self.exponent, self.cutoff_angstrom)
         missing = sorted(set(elements or ()) - set(wall.elements or elements or ()))
         if missing:
             raise ValueError(f"`prefactor` has no pairs with {', '.join(SYMBOLS[n] for n in missing)}.")
@@ -90,7 +91,9 @@ def with_terms(energy: AbstractEnergy, specs: Sequence[Spec], name: str = "terms
     present = {type(term) for term in _terms(energy)}
     for term in _terms(more):
         if type(term) in present:
-            raise UserError(f"`{name}` asks for a {type(term).__name__}, but the model holds one already: leave it out.")
+            raise UserError(
+                f"`{name}` asks for a {type(term).__name__}, but the model holds one already: leave it out."
+            )
     return energy + more
 
 

@@ -52,7 +52,9 @@ def _without(record: Record, energy: float, forces: np.ndarray, stress: np.ndarr
 def restore(report: Report, known: Report) -> Report:
     """The report of an energy with its prior, from that of the model alone beside labels minus the prior."""
     names = ("energy", "forces", "stress")
-    sums = {f"{n}{label}": getattr(report, f"{n}{label}") + getattr(known, n) for n in names for label in ("", "_label")}
+    sums = {
+        f"{n}{label}": getattr(report, f"{n}{label}") + getattr(known, n) for n in names for label in ("", "_label")
+    }
     return dataclasses.replace(report, **sums)
 
 

@@ -14,6 +14,7 @@ from jaxmlip.errors import UserError
 from jaxmlip.graph import batch
 from jaxmlip.learn import Loss, TrainSettings, best_energy, evaluate, fit, init, train
 from jaxmlip.learn.prior import describe, restore, subtract
+from jaxmlip.learn.progress import Progress
 from jaxmlip.learn.step import step
 
 CUTOFF = 3.1
@@ -82,7 +83,7 @@ def test_labels_that_are_missing_stay_missing(with_wall):
 
 def test_a_step_is_that_of_the_sum_whose_prior_is_not_trained(with_wall, model):
     """Gradients of the loss: labels minus prior, against the sum evaluated in one pass."""
-    run = train._Run(model, with_wall[:16], None, SETTINGS, None, wall(), None, _Silent())
+    run = train._Run(model, with_wall[:16], None, SETTINGS, None, wall(), None, Progress(quiet=True))
     loader = train.Loader(
         with_wall[:16], CUTOFF, references=run.atoms, dtype="float64", max_shapes=SETTINGS.max_shapes, batch_size=4
     )
@@ -158,8 +159,3 @@ def test_a_prior_that_does_not_fit_the_data_is_refused(with_wall, model):
     broken = dataclasses.replace(with_wall[0], positions=positions)
     with pytest.raises(UserError, match="frame 0: the prior is not finite there"):
         subtract(Dataset([broken]), wall())
-
-
-class _Silent:
-    def say(self, text):
-        pass
