@@ -1,5 +1,6 @@
 """Every test runs in 64 bit, with strict promotion, and with shapes and types checked at every call."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -13,6 +14,9 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
+MAPS = Path("/proc/self/maps")
+MOST_MAPS = 40_000  # Linux allows a process 65530; compiled programs take up to a thousand each
+
 _hook = install_import_hook("jaxmlip", "beartype.beartype")
 
 
@@ -23,3 +27,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"reference data not found at {folder}: set JAXMLIP_DATA")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _room_for_programs():
+    """Forget compiled programs before a process has too many: past the limit the compiler crashes."""
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()

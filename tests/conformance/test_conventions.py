@@ -17,18 +17,23 @@ from jaxmlip import units
 from jaxmlip.cli import md, relax
 from jaxmlip.energy import (
     AtomicReferences,
+    Ewald,
     HarmonicAngles,
     HarmonicBonds,
     LennardJones,
+    ModelCharges,
     Repulsion,
+    SpeciesCharges,
     check_elements,
     energy_forces_stress,
     energy_forces_virial,
+    plan_ewald,
 )
 from jaxmlip.graph import batch
 from jaxmlip.interfaces.ase import Calculator
+from jaxmlip.observables import heat_flux
 from jaxmlip.observables.thermo import kinetic_energy, pressure
-from jaxmlip.simulate import Langevin
+from jaxmlip.simulate import NVE, Langevin, constrain
 from jaxmlip.system import make_system
 
 PAGE = Path(__file__).parents[2] / "docs" / "concepts" / "conventions.md"
@@ -216,6 +221,42 @@ def random_numbers():
     assert not np.array_equal(jax.random.key_data(ends[0].key), jax.random.key_data(jax.random.key(0)))
 
 
+def charges():
+    """e²/4πε₀ = 14.3996 eV·Å, half of a pair to each atom; a lattice is summed in a conductor."""
+    salt = SpeciesCharges({"Na": 1.0, "Cl": -1.0})
+    apart = make_system([[0.0, 0, 0], [2.0, 0, 0]], [11, 17])
+    halves = Ewald(salt, plan_ewald(apart, cutoff=3.0))(batch(apart, 3.0))
+    np.testing.assert_allclose(halves[:2], -0.5 * 14.3996 / 2.0, rtol=1e-5)
+    # Rock salt with 2 Å between neighbors; Madelung's constant holds in a conductor, and any shape of a cubic cell.
+    crystal = make_system([[0.0, 0, 0], [2.0, 0, 0]], [11, 17], cell=2.0 * np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]))
+    lattice = Ewald(salt, plan_ewald(crystal, cutoff=6.0))(batch(crystal, 6.0))
+    assert float(lattice.sum()) == pytest.approx(-1.7475645946331828 * 14.3996 / 2.0, rel=1e-5)
+    predicted = ModelCharges(AtomicReferences({11: 0.2, 17: 0.1}))
+    ion = make_system(apart.positions, [11, 17], charge=1.0)
+    np.testing.assert_allclose(
+        predicted(batch(ion, 3.0))[:2], [0.55, 0.45]
+    )  # together the total, where it lacks electrons
+
+
+def degrees_of_freedom():
+    """3 for each atom that is not fixed, less one for each rigid bond, less 3 where the total momentum is zero."""
+    free, bonded = argon(), constrain(argon(), bonds=[[0, 1]])
+    held = constrain(argon(), fixed=[3], bonds=[[0, 1]])
+    newton, bath = NVE(1.0), Langevin(1.0, 100.0, 0.1)
+    assert [newton.degrees_of_freedom(s) for s in (free, bonded, held)] == [9, 8, 8]
+    assert [bath.degrees_of_freedom(s) for s in (free, bonded, held)] == [12, 11, 8]
+
+
+def flux_of_heat():
+    """For atoms that do not feel each other: velocity times energy, summed and not divided by the volume."""
+    velocities = jnp.asarray(np.random.default_rng(1).normal(size=(4, 3)))
+    system = argon()
+    still = AtomicReferences({18: 0.5})
+    flux = heat_flux(still, batch(system, 5.0), velocities, system.masses)
+    energies = 0.5 + 0.5 * system.masses * jnp.sum(velocities**2, axis=1)
+    np.testing.assert_allclose(flux, jnp.sum(energies[:, None] * velocities, axis=0), rtol=1e-12)
+
+
 TESTS = {
     "units inside": units_inside,
     "units outside": units_outside,
@@ -231,7 +272,10 @@ TESTS = {
     "pair energies": pair_energies,
     "parameters of pairs": parameters_of_pairs,
     "terms on named atoms": terms_on_named_atoms,
+    "charges": charges,
     "`momenta`": momenta,
+    "degrees of freedom": degrees_of_freedom,
+    "heat flux": flux_of_heat,
     "floating point": floating_point,
     "random numbers": random_numbers,
 }
