@@ -40,7 +40,7 @@ from jaxmlip.energy.envelope import switch_envelope
 from jaxmlip.energy.ewald_plan import EwaldPlan, kind
 from jaxmlip.energy.pme import mesh_potential
 from jaxmlip.graph import Blocks, Graph, blocks
-from jaxmlip.graph.lattice import reciprocal
+from jaxmlip.graph.lattice import fractional, reciprocal
 from jaxmlip.system import System
 
 SURFACES = ("tinfoil", "vacuum")
@@ -280,17 +280,17 @@ def plane_features(
     """The reciprocal sum of one system as a matrix: the potential at one atom of a unit charge at another [1/Å]."""
     dtype, slots = positions.dtype, positions.shape[1]
     rows, _ = reciprocal(cell)
-    fractional = [jnp.sum(positions * rows[axis][:, None], axis=0) for axis in range(3)]
+    turns = fractional(positions, rows)
     x, y, z = plan.reach
     along_y, along_z = jnp.arange(-y, y + 1, dtype=dtype), jnp.arange(-z, z + 1, dtype=dtype)
-    (cos_y, sin_y), (cos_z, sin_z) = _waves(along_y, fractional[1]), _waves(along_z, fractional[2])
+    (cos_y, sin_y), (cos_z, sin_z) = _waves(along_y, turns[1]), _waves(along_z, turns[2])
     cos_yz = (cos_y[:, None] * cos_z[None] - sin_y[:, None] * sin_z[None]).reshape(-1, slots)
     sin_yz = (cos_y[:, None] * sin_z[None] + sin_y[:, None] * cos_z[None]).reshape(-1, slots)
 
     @jax.checkpoint
     def add(total: Float[Array, "slots slots"], along: Float[Array, ""]):
         weights = _weights(along[None], along_y, along_z, rows, volume, plan).reshape(-1, 1)
-        cos_x, sin_x = _waves(along[None], fractional[0])
+        cos_x, sin_x = _waves(along[None], turns[0])
         cos, sin = cos_x * cos_yz - sin_x * sin_yz, cos_x * sin_yz + sin_x * cos_yz
         for wave in (cos, sin):
             total = total + jnp.matmul((weights * wave).T, wave, precision=lax.Precision.HIGHEST)
@@ -315,20 +315,20 @@ def wave_potential(
     """
     dtype, slots = positions.dtype, charges.shape[0]
     rows, _ = reciprocal(cell)
-    fractional = [jnp.sum(positions * rows[axis][:, None], axis=0) for axis in range(3)]
+    turns = fractional(positions, rows)
     x, y, z = plan.reach
     planes = max(1, min(x + 1, _BLOCK // ((2 * y + 1) * slots)))
     count = -(-(x + 1) // planes)
     along_x, along_y, along_z = (
         jnp.asarray(n, dtype) for n in (np.arange(count * planes), np.arange(-y, y + 1), np.arange(z + 1))
     )
-    cos_y, sin_y = _waves(along_y, fractional[1])
-    columns = jnp.concatenate(_waves(along_z, fractional[2]))
+    cos_y, sin_y = _waves(along_y, turns[1])
+    columns = jnp.concatenate(_waves(along_z, turns[2]))
 
     def block(along: Float[Array, "planes"]) -> Float[Array, "slots"]:
         up, down = (_weights(along, along_y, way * along_z, rows, volume, plan) for way in (1.0, -1.0))
         down = jnp.where(along_z > 0.0, down, jnp.zeros_like(down))
-        cos_x, sin_x = _waves(along, fractional[0])
+        cos_x, sin_x = _waves(along, turns[0])
         cos = cos_x[:, None] * cos_y[None] - sin_x[:, None] * sin_y[None]
         sin = cos_x[:, None] * sin_y[None] + sin_x[:, None] * cos_y[None]
         both = jnp.concatenate([cos.reshape(-1, slots), sin.reshape(-1, slots)])
@@ -355,10 +355,10 @@ def wave_potential(
     return total
 
 
-def _waves(numbers: Float[Array, "waves"], fractional: Float[Array, "slots"]) -> tuple[Array, Array]:
+def _waves(numbers: Float[Array, "waves"], turns: Float[Array, "slots"]) -> tuple[Array, Array]:
     """Cosine and sine of 2 pi n u `[waves slots]`, the argument brought to within half a turn."""
-    turns = numbers[:, None] * (fractional - jnp.floor(fractional))[None, :]
-    angle = 2.0 * math.pi * (turns - jnp.round(turns))
+    turned = numbers[:, None] * (turns - jnp.floor(turns))[None, :]
+    angle = 2.0 * math.pi * (turned - jnp.round(turned))
     return jnp.cos(angle), jnp.sin(angle)
 
 

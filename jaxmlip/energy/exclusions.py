@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxmlip import units
 from jaxmlip.energy.base import AbstractEnergy, SystemCheck, parameter
 from jaxmlip.energy.charges import AbstractCharges
 from jaxmlip.graph import Graph
-from jaxmlip.graph.lattice import product, reciprocal
+from jaxmlip.graph.nearest import nearest_images, short_lattice
 from jaxmlip.system import System
-
-_IMAGES = np.array(list(itertools.product((-1, 0, 1), repeat=3)), np.float64)
 
 
 class ExcludedCoulomb(AbstractEnergy, SystemCheck):
@@ -56,7 +51,8 @@ class ExcludedCoulomb(AbstractEnergy, SystemCheck):
         charges = self.charges(graph)
         first, second = self.pairs[:, 0], self.pairs[:, 1]
         system = graph.system_index[first]
-        vectors = _nearest(graph.positions[second] - graph.positions[first], graph, system)
+        lattice = jax.tree.map(lambda x: x[system], jax.vmap(short_lattice)(graph.cell, graph.pbc))
+        vectors = jax.vmap(nearest_images)(graph.positions[second] - graph.positions[first], lattice)
         r = jnp.sqrt(jnp.sum(vectors * vectors, axis=1))
         energy = -units.coulomb * self.weights.astype(r.dtype) * charges[first] * charges[second] / r
         halves = 0.5 * jnp.concatenate([energy, energy])
@@ -70,22 +66,3 @@ class ExcludedCoulomb(AbstractEnergy, SystemCheck):
         largest, atoms = int(np.max(np.asarray(self.pairs), initial=0)), system.numbers.shape[-1]
         if largest >= atoms:
             raise ValueError(f"The excluded pairs name atom {largest}, but the system has {atoms} atoms.")
-
-
-def _nearest(vectors: Float[Array, "pairs 3"], graph: Graph, system: Int[Array, "pairs"]) -> Float[Array, "pairs 3"]:
-    """The shortest of the images of each vector."""
-    unit = jnp.eye(3, dtype=graph.cell.dtype)[None]
-    cells = jnp.where(graph.pbc[:, :, None], graph.cell, unit)  # a slab needs no more than something independent
-    volume = jnp.sum(cells[:, 0] * jnp.cross(cells[:, 1], cells[:, 2]), axis=1)
-    flat = jnp.abs(volume)[:, None, None] < 1e-6
-    cells = jnp.where(flat, unit, cells)
-
-    def one(vector, cell, pbc):
-        rows, _ = reciprocal(cell)
-        turns = jnp.where(pbc, -jnp.round(jnp.sum(rows * vector[None], axis=1)), jnp.zeros(3, vector.dtype))
-        steps = jnp.where(pbc[None], turns[None] + jnp.asarray(_IMAGES, vector.dtype), jnp.zeros((), vector.dtype))
-        images = lax.stop_gradient(steps)
-        candidates = vector[None] + product(images, cell)
-        return candidates[jnp.argmin(jnp.sum(candidates * candidates, axis=1))]
-
-    return jax.vmap(one)(vectors, cells[system], graph.pbc[system])

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmlip.energy.envelope import switch_envelope
 from jaxmlip.energy.ewald_plan import EwaldPlan
-from jaxmlip.graph.lattice import reciprocal
+from jaxmlip.graph.lattice import fractional, reciprocal
 
 _CHUNK = 2**21  # spline products held at once
 
@@ -39,7 +39,7 @@ def mesh_potential(
     assert plan.mesh is not None
     mesh, order, slots = plan.mesh, plan.order, charges.shape[0]
     rows, _ = reciprocal(cell)
-    turns = jnp.stack([jnp.sum(positions * rows[axis][:, None], axis=0) for axis in range(3)])
+    turns = fractional(positions, rows)
     scaled = (turns - jnp.floor(turns)) * jnp.asarray(mesh, positions.dtype)[:, None]
     chunk = max(1, min(slots, _CHUNK // order**3))
     count = -(-slots // chunk)

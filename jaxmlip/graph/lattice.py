@@ -20,6 +20,11 @@ def product(left: Float[Array, "*n 3"], right: Float[Array, "3 3"]) -> Float[Arr
     return terms[0] + terms[1] + terms[2]
 
 
+def fractional(positions: Float[Array, "3 *n"], rows: Float[Array, "3 3"]) -> Float[Array, "3 *n"]:
+    """Fractional coordinates of `positions` (components leading), with reciprocal `rows`."""
+    return jnp.stack([jnp.sum(positions * rows[axis][:, None], axis=0) for axis in range(3)])
+
+
 def fractional_once(positions: Float[Array, "atoms 3"], rows: Float[Array, "3 3"]) -> Float[Array, "3 atoms"]:
     """Fractional coordinates of `positions`, with reciprocal `rows`, that every use sees as the same numbers.
 

@@ -13,6 +13,11 @@ def kinetic_energy(momenta: Float[Array, "atoms 3"], masses: Float[Array, "atoms
     return 0.5 * jnp.sum(momenta * momenta / masses[:, None])
 
 
+def kinetic_flux(momenta: Float[Array, "atoms 3"], masses: Float[Array, "atoms"]) -> Float[Array, "3 3"]:
+    r"""What moving atoms carry through space: $\sum_i p_i p_i^T / m_i$ [eV], twice the kinetic energy by direction."""
+    return jnp.sum(momenta[:, :, None] * momenta[:, None, :] / masses[:, None, None], axis=0)
+
+
 def temperature(
     momenta: Float[Array, "atoms 3"], masses: Float[Array, "atoms"], degrees_of_freedom: int
 ) -> Float[Array, ""]:
@@ -36,8 +41,7 @@ def pressure_tensor(
 
     `stress` is that of the potential energy (tension positive).
     """
-    flux = momenta[:, :, None] * momenta[:, None, :] / masses[:, None, None]
-    return jnp.sum(flux, axis=0) / volume - stress
+    return kinetic_flux(momenta, masses) / volume - stress
 
 
 def pressure(

@@ -11,7 +11,7 @@ from jaxmlip import units
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.graph.lattice import product
 from jaxmlip.graph.neighbors import Neighbors, update
-from jaxmlip.observables.thermo import kinetic_energy
+from jaxmlip.observables.thermo import kinetic_energy, kinetic_flux
 from jaxmlip.simulate.constraints import degrees_of_freedom
 from jaxmlip.simulate.integrator import (
     AbstractIntegrator,
@@ -153,7 +153,7 @@ class BerendsenNPT(AbstractIntegrator):
     def _strain(self, state: State) -> Float[Array, "3 3"]:
         """The logarithm of the stretch of the next step."""
         p, system = state.momenta, state.system
-        flux = jnp.sum(p[:, :, None] * p[:, None, :] / system.masses[:, None, None], axis=0) + state.bath.virial
+        flux = kinetic_flux(p, system.masses) + state.bath.virial
         pressure = flux / system.volume() - now(self.pressure, self.timestep, state) * jnp.eye(3, dtype=p.dtype)
         rate = (self.compressibility * self.timestep / (3.0 * self.barostat_period)).astype(p.dtype)
         return restrict(rate * pressure, self.shape)

@@ -8,7 +8,7 @@ from jaxmlip import units
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.graph.lattice import product
 from jaxmlip.graph.neighbors import Neighbors, update
-from jaxmlip.observables.thermo import kinetic_energy
+from jaxmlip.observables.thermo import kinetic_energy, kinetic_flux
 from jaxmlip.simulate.chain import Chain, advance_chain, chain_at_rest, chain_energy, chain_masses, check_chain
 from jaxmlip.simulate.integrator import (
     AbstractIntegrator,
@@ -147,11 +147,10 @@ class MTK(AbstractIntegrator):
     def _push_cell(self, state: State) -> State:
         """Half a step of the force on the cell."""
         p, system = state.momenta, state.system
-        velocity = p / system.masses[:, None]
-        flux = jnp.sum(p[:, :, None] * velocity[:, None, :], axis=0) + state.bath.virial
-        share = 2.0 / self.degrees_of_freedom(system) * jnp.sum(p * velocity)
+        flux = kinetic_flux(p, system.masses)
+        share = 2.0 / self.degrees_of_freedom(system) * jnp.trace(flux)
         work = now(self.pressure, self.timestep, state) * system.volume()
-        force = restrict(flux + (share - work) * jnp.eye(3, dtype=p.dtype), self.shape)
+        force = restrict(flux + state.bath.virial + (share - work) * jnp.eye(3, dtype=p.dtype), self.shape)
         return _with(state, rate=state.bath.rate + 0.5 * self.timestep.astype(p.dtype) / self._mass(state) * force)
 
     def _push_atoms(self, state: State) -> State:

@@ -10,7 +10,7 @@ from jaxmlip import units
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.graph.lattice import product
 from jaxmlip.graph.neighbors import Neighbors, update
-from jaxmlip.observables.thermo import kinetic_energy
+from jaxmlip.observables.thermo import kinetic_energy, kinetic_flux
 from jaxmlip.simulate.integrator import AbstractIntegrator, check_finite_target, check_positive, check_temperature
 from jaxmlip.simulate.nvt import langevin_step
 from jaxmlip.simulate.schedule import Target, as_target, first, now
@@ -126,7 +126,7 @@ class NPT(AbstractIntegrator):
         dtype = p.dtype
         _, _, virial = evaluate_virial(energy, system, state.neighbors)
         kT = units.kB * now(self.temperature, self.timestep, state)
-        flux = jnp.sum(p[:, :, None] * p[:, None, :] / system.masses[:, None, None], axis=0) + virial
+        flux = kinetic_flux(p, system.masses) + virial
         eye = jnp.eye(3, dtype=dtype)
         push = flux + (kT - now(self.pressure, self.timestep, state) * system.volume()) * eye
         rate = state.bath.mobility * (self.every * self.timestep.astype(dtype))
