@@ -12,9 +12,9 @@ from jaxmlip.energy import AbstractEnergy
 from jaxmlip.graph.lattice import product
 from jaxmlip.graph.neighbors import Neighbors, update
 from jaxmlip.observables.thermo import kinetic_energy, kinetic_flux
-from jaxmlip.simulate.constraints import degrees_of_freedom
+from jaxmlip.simulate.csvr import PERIOD, AbstractRescaling
 from jaxmlip.simulate.integrator import (
-    AbstractIntegrator,
+    TIME,
     check_finite_target,
     check_momenta,
     check_positive,
@@ -22,15 +22,13 @@ from jaxmlip.simulate.integrator import (
 )
 from jaxmlip.simulate.nve import drift, first_kick, kick
 from jaxmlip.simulate.nvt import Heat, middle_step
-from jaxmlip.simulate.schedule import Target, as_target, first, now
+from jaxmlip.simulate.schedule import Target, as_target, now
 from jaxmlip.simulate.state import State, evaluate_virial, replace, with_cell
 from jaxmlip.simulate.strain import check_periodic, check_shape, exponential, restrict
 from jaxmlip.system import System
 
-_TIME = "Å·sqrt(u/eV); enter as `100 * units.fs`"
 
-
-class Berendsen(AbstractIntegrator):
+class Berendsen(AbstractRescaling):
     r"""Berendsen's thermostat: the kinetic energy relaxes to its mean with `period` and hardly fluctuates.
 
     Warns that it samples no ensemble: use `CSVR`, which differs by the noise that makes it right. `timestep` and
@@ -43,11 +41,10 @@ class Berendsen(AbstractIntegrator):
     timestep: Float[Array, ""] = eqx.field(converter=jnp.asarray)
     temperature: Target = eqx.field(converter=as_target)
     period: Float[Array, ""] = eqx.field(converter=jnp.asarray)
-    obeys_constraints: ClassVar[bool] = True
 
     def __check_init__(self):
-        check_positive("timestep", _TIME, self.timestep)
-        check_positive("period", _TIME, self.period)
+        check_positive("timestep", TIME, self.timestep)
+        check_positive("period", PERIOD, self.period)
         check_temperature(self.temperature)
         _warn("Berendsen's thermostat", "CSVR")
 
@@ -61,19 +58,6 @@ class Berendsen(AbstractIntegrator):
         state, heat = middle_step(energy, state, self.timestep, bath)
         return replace(state, bath=Heat(state.bath.heat + heat))
 
-    def conserved(self, state: State) -> Float[Array, ""]:
-        return state.energy + kinetic_energy(state.momenta, state.system.masses) + state.bath.heat
-
-    def degrees_of_freedom(self, system: System) -> int:
-        return degrees_of_freedom(system, conserves_momentum=True)
-
-    def bath(self, energy: AbstractEnergy, system: System, neighbors: Neighbors) -> Heat:
-        check_momenta(system)
-        return Heat(jnp.zeros((), system.positions.dtype))
-
-    def start_temperature(self) -> Float[Array, ""]:
-        return first(self.temperature)
-
 
 class Press(eqx.Module):
     """The `virial` [eV] where the atoms are, and the `heat` [eV] given to thermostat and barostat."""
@@ -82,7 +66,7 @@ class Press(eqx.Module):
     heat: Float[Array, ""]
 
 
-class BerendsenNPT(AbstractIntegrator):
+class BerendsenNPT(AbstractRescaling):
     r"""Berendsen's thermostat and barostat: temperature and pressure relax to their targets and hardly fluctuate.
 
     Warns that it samples no ensemble: use `NPT`, which differs by the noise, or `MTK`. `timestep`, `period` of the
@@ -100,11 +84,12 @@ class BerendsenNPT(AbstractIntegrator):
     barostat_period: Float[Array, ""] = eqx.field(converter=jnp.asarray)
     compressibility: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.02 / units.GPa)
     shape: str = eqx.field(static=True, default="isotropic")
+    obeys_constraints: ClassVar[bool] = False
 
     def __check_init__(self):
-        check_positive("timestep", _TIME, self.timestep)
-        check_positive("period", _TIME, self.period)
-        check_positive("barostat_period", _TIME, self.barostat_period)
+        check_positive("timestep", TIME, self.timestep)
+        check_positive("period", PERIOD, self.period)
+        check_positive("barostat_period", PERIOD, self.barostat_period)
         check_positive("compressibility", "Å³/eV; enter as `0.02 / units.GPa`", self.compressibility)
         check_temperature(self.temperature)
         check_finite_target("pressure", "eV/Å³; enter as `1 * units.GPa`", self.pressure)
@@ -135,20 +120,11 @@ class BerendsenNPT(AbstractIntegrator):
             bath=Press(after, state.bath.heat + heat + work),
         )
 
-    def conserved(self, state: State) -> Float[Array, ""]:
-        return state.energy + kinetic_energy(state.momenta, state.system.masses) + state.bath.heat
-
-    def degrees_of_freedom(self, system: System) -> int:
-        return 3 * len(system.numbers) - 3
-
     def bath(self, energy: AbstractEnergy, system: System, neighbors: Neighbors) -> Press:
         check_periodic(system.pbc)
         check_momenta(system)
         _, _, virial = eqx.filter_jit(evaluate_virial)(energy, system, neighbors)
         return Press(virial, jnp.zeros((), virial.dtype))
-
-    def start_temperature(self) -> Float[Array, ""]:
-        return first(self.temperature)
 
     def _strain(self, state: State) -> Float[Array, "3 3"]:
         """The logarithm of the stretch of the next step."""

@@ -7,14 +7,12 @@ from jaxtyping import Array, Float
 
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.graph.neighbors import Neighbors
-from jaxmlip.simulate.integrator import AbstractIntegrator, check_positive, check_temperature
+from jaxmlip.simulate.integrator import TIME, AbstractIntegrator, check_positive, check_temperature
 from jaxmlip.simulate.nve import refresh
 from jaxmlip.simulate.nvt import Heat
 from jaxmlip.simulate.schedule import Target, as_target, first, now
 from jaxmlip.simulate.state import State, replace, thermal_momenta, with_positions
 from jaxmlip.system import System
-
-_TIME = "Å·sqrt(u/eV); enter as `0.5 * units.fs`"
 
 
 class Brownian(AbstractIntegrator):
@@ -37,7 +35,7 @@ class Brownian(AbstractIntegrator):
     friction: Float[Array, ""] = eqx.field(converter=jnp.asarray)
 
     def __check_init__(self):
-        check_positive("timestep", _TIME, self.timestep)
+        check_positive("timestep", TIME, self.timestep)
         check_positive("friction", "1/time; enter as `0.1 / units.fs`", self.friction)
         check_temperature(self.temperature)
 

@@ -12,16 +12,36 @@ from jaxmlip.energy import AbstractEnergy
 from jaxmlip.graph.neighbors import Neighbors
 from jaxmlip.observables.thermo import kinetic_energy
 from jaxmlip.simulate.constraints import degrees_of_freedom
-from jaxmlip.simulate.integrator import AbstractIntegrator, check_momenta, check_positive, check_temperature
+from jaxmlip.simulate.integrator import TIME, AbstractIntegrator, check_momenta, check_positive, check_temperature
 from jaxmlip.simulate.nvt import Heat, middle_step
 from jaxmlip.simulate.schedule import Target, as_target, first, now
 from jaxmlip.simulate.state import State, replace
 from jaxmlip.system import System
 
-_TIME = "Å·sqrt(u/eV); enter as `100 * units.fs`"
+PERIOD = "Å·sqrt(u/eV); enter as `100 * units.fs`"  # the unit of the period of a thermostat, for messages
 
 
-class CSVR(AbstractIntegrator):
+class AbstractRescaling(AbstractIntegrator):
+    """A thermostat that multiplies all momenta by one number, with zero total momentum (3N - 3 degrees of freedom)."""
+
+    temperature: eqx.AbstractVar[Target]
+    obeys_constraints: ClassVar[bool] = True
+
+    def conserved(self, state: State) -> Float[Array, ""]:
+        return state.energy + kinetic_energy(state.momenta, state.system.masses) + state.bath.heat
+
+    def degrees_of_freedom(self, system: System) -> int:
+        return degrees_of_freedom(system, conserves_momentum=True)
+
+    def bath(self, energy: AbstractEnergy, system: System, neighbors: Neighbors) -> Heat:
+        check_momenta(system)
+        return Heat(jnp.zeros((), system.positions.dtype))
+
+    def start_temperature(self) -> Float[Array, ""]:
+        return first(self.temperature)
+
+
+class CSVR(AbstractRescaling):
     r"""Canonical sampling through velocity rescaling, with zero total momentum (3N - 3 degrees of freedom).
 
     `timestep` and `period` of the thermostat [time unit], `temperature` [K] (or a schedule). Dynamics are disturbed
@@ -34,11 +54,10 @@ class CSVR(AbstractIntegrator):
     timestep: Float[Array, ""] = eqx.field(converter=jnp.asarray)
     temperature: Target = eqx.field(converter=as_target)
     period: Float[Array, ""] = eqx.field(converter=jnp.asarray)
-    obeys_constraints: ClassVar[bool] = True
 
     def __check_init__(self):
-        check_positive("timestep", _TIME, self.timestep)
-        check_positive("period", _TIME, self.period)
+        check_positive("timestep", TIME, self.timestep)
+        check_positive("period", PERIOD, self.period)
         check_temperature(self.temperature)
 
     def step(self, energy: AbstractEnergy, state: State) -> State:
@@ -54,19 +73,6 @@ class CSVR(AbstractIntegrator):
 
         state, heat = middle_step(energy, state, self.timestep, bath)
         return replace(state, key=key, bath=Heat(state.bath.heat + heat))
-
-    def conserved(self, state: State) -> Float[Array, ""]:
-        return state.energy + kinetic_energy(state.momenta, state.system.masses) + state.bath.heat
-
-    def degrees_of_freedom(self, system: System) -> int:
-        return degrees_of_freedom(system, conserves_momentum=True)
-
-    def bath(self, energy: AbstractEnergy, system: System, neighbors: Neighbors) -> Heat:
-        check_momenta(system)
-        return Heat(jnp.zeros((), system.positions.dtype))
-
-    def start_temperature(self) -> Float[Array, ""]:
-        return first(self.temperature)
 
 
 def rescaling(

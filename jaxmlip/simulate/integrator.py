@@ -17,6 +17,8 @@ from jaxmlip.simulate.schedule import extremes
 from jaxmlip.simulate.state import State, evaluate, thermal_momenta, without_drift
 from jaxmlip.system import System
 
+TIME = "Å·sqrt(u/eV); enter as `0.5 * units.fs`"  # the unit of a timestep, for messages
+
 
 class AbstractIntegrator(eqx.Module):
     """Equations of motion. Hyper-parameters are arrays, so that a sweep over them does not recompile.

@@ -11,6 +11,7 @@ from jaxmlip.graph.neighbors import Neighbors, update
 from jaxmlip.observables.thermo import kinetic_energy, kinetic_flux
 from jaxmlip.simulate.chain import Chain, advance_chain, chain_at_rest, chain_energy, chain_masses, check_chain
 from jaxmlip.simulate.integrator import (
+    TIME,
     AbstractIntegrator,
     check_finite_target,
     check_momenta,
@@ -21,8 +22,6 @@ from jaxmlip.simulate.schedule import Target, as_target, first, now
 from jaxmlip.simulate.state import State, evaluate_virial, replace, with_cell
 from jaxmlip.simulate.strain import SHAPES, check_periodic, check_shape, flow, restrict, turn_back
 from jaxmlip.system import System
-
-_TIME = "Å·sqrt(u/eV); enter as `0.5 * units.fs`"
 
 
 class Piston(eqx.Module):
@@ -68,9 +67,9 @@ class MTK(AbstractIntegrator):
     order: int = eqx.field(static=True, default=3)
 
     def __check_init__(self):
-        check_positive("timestep", _TIME, self.timestep)
-        check_positive("period", _TIME, self.period)
-        check_positive("barostat_period", _TIME, self.barostat_period)
+        check_positive("timestep", TIME, self.timestep)
+        check_positive("period", TIME, self.period)
+        check_positive("barostat_period", TIME, self.barostat_period)
         check_positive("temperature", "K", self.temperature)
         check_temperature(self.temperature)
         check_finite_target("pressure", "eV/Å³; enter as `1 * units.GPa`", self.pressure)

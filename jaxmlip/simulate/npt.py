@@ -11,14 +11,12 @@ from jaxmlip.energy import AbstractEnergy
 from jaxmlip.graph.lattice import product
 from jaxmlip.graph.neighbors import Neighbors, update
 from jaxmlip.observables.thermo import kinetic_energy, kinetic_flux
-from jaxmlip.simulate.integrator import AbstractIntegrator, check_finite_target, check_positive, check_temperature
+from jaxmlip.simulate.integrator import TIME, AbstractIntegrator, check_finite_target, check_positive, check_temperature
 from jaxmlip.simulate.nvt import langevin_step
 from jaxmlip.simulate.schedule import Target, as_target, first, now
 from jaxmlip.simulate.state import State, evaluate, evaluate_virial, replace, with_cell
 from jaxmlip.simulate.strain import check_periodic, check_shape, exponential, restrict, turn_back
 from jaxmlip.system import System
-
-_TIME = "Å·sqrt(u/eV); enter as `0.5 * units.fs`"
 
 
 class Barostat(eqx.Module):
@@ -61,9 +59,9 @@ class NPT(AbstractIntegrator):
     every: int = eqx.field(static=True, default=10)
 
     def __check_init__(self):
-        check_positive("timestep", _TIME, self.timestep)
+        check_positive("timestep", TIME, self.timestep)
         check_positive("friction", "1/time; enter as `0.01 / units.fs`", self.friction)
-        check_positive("period", _TIME, self.period)
+        check_positive("period", TIME, self.period)
         check_positive("compressibility", "Å³/eV; enter as `0.02 / units.GPa`", self.compressibility)
         check_positive("temperature", "K", self.temperature)
         check_temperature(self.temperature)

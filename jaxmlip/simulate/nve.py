@@ -10,7 +10,7 @@ from jaxmlip.energy import AbstractEnergy
 from jaxmlip.graph.neighbors import Neighbors, update
 from jaxmlip.observables.thermo import kinetic_energy
 from jaxmlip.simulate.constraints import degrees_of_freedom, move, project
-from jaxmlip.simulate.integrator import AbstractIntegrator, check_positive
+from jaxmlip.simulate.integrator import TIME, AbstractIntegrator, check_positive
 from jaxmlip.simulate.state import State, evaluate, replace, with_positions
 from jaxmlip.system import System
 
@@ -26,7 +26,7 @@ class NVE(AbstractIntegrator):
     obeys_constraints: ClassVar[bool] = True
 
     def __check_init__(self):
-        check_positive("timestep", "Å·sqrt(u/eV); enter as `0.5 * units.fs`", self.timestep)
+        check_positive("timestep", TIME, self.timestep)
 
     def step(self, energy: AbstractEnergy, state: State) -> State:
         return verlet_step(energy, state, self.timestep)

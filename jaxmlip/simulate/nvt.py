@@ -14,13 +14,11 @@ from jaxmlip.graph.neighbors import Neighbors
 from jaxmlip.observables.thermo import kinetic_energy
 from jaxmlip.simulate.chain import Chain, advance_chain, chain_at_rest, chain_energy, chain_masses, check_chain
 from jaxmlip.simulate.constraints import degrees_of_freedom, project
-from jaxmlip.simulate.integrator import AbstractIntegrator, check_momenta, check_positive, check_temperature
+from jaxmlip.simulate.integrator import TIME, AbstractIntegrator, check_momenta, check_positive, check_temperature
 from jaxmlip.simulate.nve import drift, first_kick, last_kick, verlet_step
 from jaxmlip.simulate.schedule import Target, as_target, first, now
 from jaxmlip.simulate.state import State, replace
 from jaxmlip.system import System
-
-_TIME = "Å·sqrt(u/eV); enter as `0.5 * units.fs`"
 
 
 class Heat(eqx.Module):
@@ -44,7 +42,7 @@ class Langevin(AbstractIntegrator):
     obeys_constraints: ClassVar[bool] = True
 
     def __check_init__(self):
-        check_positive("timestep", _TIME, self.timestep)
+        check_positive("timestep", TIME, self.timestep)
         check_positive("friction", "1/time; enter as `0.01 / units.fs`", self.friction)
         check_temperature(self.temperature)
 
@@ -142,8 +140,8 @@ class NoseHoover(AbstractIntegrator):
     obeys_constraints: ClassVar[bool] = True
 
     def __check_init__(self):
-        check_positive("timestep", _TIME, self.timestep)
-        check_positive("period", _TIME, self.period)
+        check_positive("timestep", TIME, self.timestep)
+        check_positive("period", TIME, self.period)
         check_positive("temperature", "K", self.temperature)
         check_temperature(self.temperature)
         check_chain(self.chain, self.substeps, self.order)

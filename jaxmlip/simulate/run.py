@@ -57,8 +57,8 @@ def run(
     The record is the pytree that `observe` returns, as NumPy arrays with a leading `steps` axis; a function that is not
     the same object, or a module of another structure, is compiled anew. Observers in `accumulate` see the same states
     and keep their tallies in `state.tallies` (`observers.results` reads them); a run of a state that has some goes on
-    with them. Steps run in chunks of about a second on the
-    device; lengths are not compiled in, and where chunks end changes no result. After each:
+    with them. Steps run in chunks of about a second on the device; lengths are not compiled in, and where chunks end
+    changes no result. After each:
 
     - a neighbor list that overflowed is enlarged and the chunk replayed; nothing is lost;
     - a broken guard (`guards=None`: only what is not finite) raises `SimulationError` with the last good state;

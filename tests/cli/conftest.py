@@ -7,6 +7,7 @@ import pytest
 from jaxmlip.cli import settings
 from jaxmlip.cli.main import main
 from jaxmlip.energy import AtomicReferences, LennardJones
+from jaxmlip.interfaces.ase import Calculator
 from jaxmlip.models.pretrained import save
 
 
@@ -23,6 +24,23 @@ def argon(tmp_path):
     atoms = ase.build.bulk("Ar", "fcc", 5.3, cubic=True) * (2, 2, 2)
     ase.io.write(tmp_path / "argon.extxyz", atoms)
     return tmp_path
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Twenty frames of four argon atoms with Lennard-Jones labels."""
+    calc = Calculator(LennardJones(0.0104, 3.4, 5.0))
+    frames = []
+    for seed in range(20):
+        atoms = ase.build.bulk("Ar", "fcc", 5.3, cubic=True)
+        atoms.rattle(0.15, seed=seed)
+        atoms.calc = calc
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        atoms.calc = None
+        atoms.info["REF_energy"], atoms.arrays["REF_forces"] = energy, forces
+        frames.append(atoms)
+    ase.io.write(tmp_path / "argon.extxyz", frames)
+    return tmp_path / "argon.extxyz"
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from jaxmlip.cli.config import from_dict, to_toml
 from jaxmlip.cli.terms import make_term, with_terms
 from jaxmlip.cli.train import Model
-from jaxmlip.energy import ZBL, AtomicReferences, LennardJones, Repulsion
+from jaxmlip.energy import ZBL, AtomicReferences, Repulsion
 from jaxmlip.errors import UserError
 from jaxmlip.interfaces.ase import Calculator
 from jaxmlip.models.pretrained import load, save
@@ -18,22 +18,6 @@ from jaxmlip.models.pretrained import load, save
 SMALL = ("--model.preset", "nep", "--model.channels", "2", "--model.degree", "1", "--model.hidden", "4",
          "--model.radial", "2", "--model.cutoff-angstrom", "4.5")  # fmt: skip
 LEARN = ("--learn.epochs", "1", "--learn.evaluations", "1", "--learn.max-shapes", "1")
-
-
-@pytest.fixture
-def labelled(tmp_path):
-    """Six frames of four argon atoms with Lennard-Jones labels."""
-    calc, frames = Calculator(LennardJones(0.0104, 3.4, 5.0)), []
-    for seed in range(6):
-        atoms = ase.build.bulk("Ar", "fcc", 5.3, cubic=True)
-        atoms.rattle(0.15, seed=seed)
-        atoms.calc = calc
-        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
-        atoms.calc = None
-        atoms.info["REF_energy"], atoms.arrays["REF_forces"] = energy, forces
-        frames.append(atoms)
-    ase.io.write(tmp_path / "argon.extxyz", frames)
-    return tmp_path / "argon.extxyz"
 
 
 def test_one_line_gives_a_model_file_that_holds_the_sum(labelled, tmp_path, jaxmlip):

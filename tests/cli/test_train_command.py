@@ -7,28 +7,9 @@ import ase.io
 import numpy as np
 import pytest
 
-from jaxmlip.energy import LennardJones
-from jaxmlip.interfaces.ase import Calculator
 from jaxmlip.models.pretrained import load
 
 SMALL = ("--model.channels", "2", "--model.degree", "1", "--model.hidden", "4", "--model.radial", "2")
-
-
-@pytest.fixture
-def labelled(tmp_path):
-    """Twenty frames of four argon atoms with Lennard-Jones labels."""
-    calc = Calculator(LennardJones(0.0104, 3.4, 5.0))
-    frames = []
-    for seed in range(20):
-        atoms = ase.build.bulk("Ar", "fcc", 5.3, cubic=True)
-        atoms.rattle(0.15, seed=seed)
-        atoms.calc = calc
-        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
-        atoms.calc = None
-        atoms.info["REF_energy"], atoms.arrays["REF_forces"] = energy, forces
-        frames.append(atoms)
-    ase.io.write(tmp_path / "argon.extxyz", frames)
-    return tmp_path / "argon.extxyz"
 
 
 def test_a_trained_model_is_evaluated_relaxed_with_and_described(labelled, tmp_path, jaxmlip):

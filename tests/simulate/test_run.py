@@ -127,10 +127,9 @@ def test_a_broken_guard_stops_with_cause_last_good_state_and_checkpoint(hot, lj,
     kept, _ = load_state(tmp_path / "s")
     assert_same(kept, error.state)
     assert 0 <= error.step - int(kept.step) <= 2, "the last good frame is the last one before the failure"
-    assert np.isfinite(error.record["energy"]).all() and error.record["step"].tolist()[-1:] in (
-        [],
-        [int(kept.step)],
-    )
+    assert np.isfinite(error.record["energy"]).all()
+    recorded = range(2, int(kept.step) + 1, 2)  # a chunk may end between two records
+    assert error.record["step"].tolist() == list(recorded)
     assert str(error.checkpoint) in str(error)
     onward = NVE(1.0 * units.fs)
     run(onward, lj, kept, steps=5, every=5)
