@@ -315,9 +315,12 @@ def _plan(system: System, radius: float, method: str, margin: float) -> Plan:
     return Plan(method, reach, margin, grid, slots)
 
 
+_placed = jax.jit(place_atoms, static_argnames=("pbc", "grid", "reach", "radius"))
+
+
 def _crowd(positions: np.ndarray, cell: np.ndarray, pbc, grid, reach, radius) -> int:
     """Atoms in the fullest cell."""
-    places = place_atoms(
+    places = _placed(
         jnp.asarray(positions),
         jnp.ones(len(positions), bool),
         jnp.asarray(cell),
