@@ -7,6 +7,7 @@ import importlib.resources
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import equinox as eqx
@@ -92,40 +93,43 @@ def collide(energy: AbstractEnergy, number: int, steps: int = 12_000) -> tuple[n
     Velocity Verlet in the center of mass, from out of reach; the timestep shrinks so that neither velocity nor force
     moves the atoms by more than 5e-4 Å (less for small atoms).
     """
-    mass = 0.5 * MASSES[number]  # reduced
     start = energy.cutoff + 0.05
     graph = batch(make_system([[0.0, 0.0, 0.0], [0.5 * start, 0.0, 0.0]], [number] * 2), start)
+    mass = jnp.asarray(0.5 * MASSES[number])  # reduced
+    closest, worst = _shots(energy, graph, mass, jnp.asarray(start), jnp.asarray(ENERGIES), steps)
+    return np.asarray(closest), np.asarray(worst)
 
-    def potential(energy, r):
+
+@eqx.filter_jit
+def _shots(energy, graph, mass, start, kinetics, steps):
+    """`collide`, compiled once for models of one kind."""
+
+    def potential(r):
         return jnp.sum(energy(graph.with_positions(jnp.stack([jnp.zeros(3), jnp.eye(3)[0] * r]))))
 
-    slope = jax.value_and_grad(potential, argnums=1)
+    slope = jax.value_and_grad(potential)
+    first, grad = slope(start)
+    size = 5e-4 * jnp.minimum(start / 5.0, 1.0)
 
-    @eqx.filter_jit
-    def shoot(energy, kinetic):
+    def shoot(kinetic):
         def step(carry, _):
-            r, v, _, grad, closest, worst = carry
-            size = 5e-4 * jnp.minimum(start / 5.0, 1.0)
+            r, v, grad, closest, worst = carry
             dt = jnp.minimum(
                 size / jnp.maximum(jnp.abs(v), 1e-12), jnp.sqrt(size * mass / jnp.maximum(jnp.abs(grad), 1e-12))
             )
             v = v - 0.5 * dt * grad / mass
             r = r + dt * v
-            value, grad = slope(energy, r)
+            value, grad = slope(r)
             v = v - 0.5 * dt * grad / mass
             error = jnp.abs(value - first + 0.5 * mass * v * v - kinetic)
-            done = r > start
-            closest, worst = jnp.minimum(closest, r), jnp.maximum(worst, jnp.where(done, 0.0, error))
-            return (r, v, value, grad, closest, worst), None
+            closest, worst = jnp.minimum(closest, r), jnp.maximum(worst, jnp.where(r > start, 0.0, error))
+            return (r, v, grad, closest, worst), None
 
-        first, grad = slope(energy, jnp.asarray(start))
-        v = -jnp.sqrt(2.0 * kinetic / mass)
-        carry = (jnp.asarray(start), v, first, grad, jnp.asarray(start), jnp.zeros(()))
-        (_, _, _, _, closest, worst), _ = lax.scan(step, carry, None, length=steps)
+        carry = (start, -jnp.sqrt(2.0 * kinetic / mass), grad, start, jnp.zeros(()))
+        (_, _, _, closest, worst), _ = lax.scan(step, carry, None, length=steps)
         return closest, worst / kinetic
 
-    closest, worst = jax.vmap(lambda e: shoot(energy, e))(jnp.asarray(ENERGIES))
-    return np.asarray(closest), np.asarray(worst)
+    return jax.vmap(shoot)(kinetics)
 
 
 def whole_turning_points(number: int) -> np.ndarray:
@@ -331,7 +335,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1e9, help="end the dynamics of a variant after so long")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    replicas, ps = (20, 0.2) if options.quick else (options.replicas, options.ps)
+    replicas, ps = (10, 0.1) if options.quick else (options.replicas, options.ps)
     if options.train:
         for name, seed in ((name, seed) for name in VARIANTS for seed in SEEDS):
             save(path_of(name, seed), train(name, seed), data="silicon_pbe.extxyz.xz", settings="SETTINGS of run.py")
@@ -339,9 +343,11 @@ def main() -> int:
     test = parts()["test"]
     rmse = {name: [1e3 * evaluate(model, test).force_rmse for model in many] for name, many in models.items()}
     print("test force RMSE [meV/Å]:", rmse, flush=True)
-    collisions = measure_collisions(models)
     first = {name: many[0] for name, many in models.items()}
-    runs = {name: survive(model, replicas, ps, name, options.minutes) for name, model in first.items()}
+    with ThreadPoolExecutor(2) as pool:  # two cores: dynamics of a variant leaves half of them idle
+        heads = pool.submit(measure_collisions, models)
+        futures = {n: pool.submit(survive, model, replicas, ps, n, options.minutes) for n, model in first.items()}
+        collisions, runs = heads.result(), {name: future.result() for name, future in futures.items()}
     keys = {**summary(rmse, collisions, runs), "quick": options.quick}
     if not options.quick:
         draw(first, runs)
