@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import equinox as eqx
@@ -140,6 +141,14 @@ def train_one(element, variant, minutes):
     return {**figures(element, variant, report), f"{element.lower()}_{variant}_train_minutes": round(elapsed, 2)}
 
 
+def evaluate_one(element, variant):
+    """Errors of the committed parameters on the test half."""
+    if not parameters(element, variant).exists():
+        print(f"{element} {variant}: no committed parameters")
+        return {}
+    return figures(element, variant, evaluate(load(element, variant), sets(element)[1], max_shapes=1))
+
+
 def figures(element, variant, report):
     name = f"{element.lower()}_{variant}"
     return {
@@ -162,25 +171,20 @@ def main():
     results_file = HERE / "results.json"
     results = read(results_file)
     found = {}
-    for element in arguments.elements:
-        for variant in arguments.variants:
-            if variant == "finetuned" and element == "Li":
-                continue
-            if arguments.quick:
-                if not parameters(element, variant).exists():
-                    print(f"{element} {variant}: no committed parameters")
-                    continue
-                report = evaluate(load(element, variant), sets(element)[1], max_shapes=1)
-                minutes = f"{element.lower()}_{variant}_train_minutes"
-                found |= figures(element, variant, report) | {minutes: results.get(minutes)}
-            else:
-                budget = dict(zip(VARIANTS, arguments.minutes, strict=True))[variant]
-                found |= train_one(element, variant, budget)
-                results = read(results_file) | found  # read again: elements may be trained side by side
-                results["machine"] = (
-                    f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}"
-                )
-                results_file.write_text(json.dumps(results, indent=1) + "\n")
+    jobs = [(e, v) for v in reversed(VARIANTS) for e in arguments.elements if (e, v) != ("Li", "finetuned")]
+    if arguments.quick:
+        with ThreadPoolExecutor(2) as pool:  # it is mostly compilation, and there are two cores
+            for one in pool.map(lambda job: evaluate_one(*job), jobs):
+                found |= one
+        found |= {key: value for key, value in results.items() if key.endswith("_train_minutes")}
+    else:
+        for element, variant in jobs:
+            budget = dict(zip(VARIANTS, arguments.minutes, strict=True))[variant]
+            found |= train_one(element, variant, budget)
+            results = read(results_file) | found  # read again: elements may be trained side by side
+            machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}"
+            results["machine"] = machine
+            results_file.write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(found))
 
 
