@@ -1,4 +1,4 @@
-"""The page docs/howto/compose-an-energy.md does what it says, from the first block to the last."""
+"""The page docs/how-to/compose-an-energy.md does what it says, from the first block to the last."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 from jaxmlip.graph import batch
 from jaxmlip.testing import CHECKS
 
-PAGE = Path(__file__).parents[2] / "docs" / "howto" / "compose-an-energy.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "compose-an-energy.md"
 
 
 def test_a_function_of_distance_conforms_moves_and_trains(capsys):

@@ -10,7 +10,7 @@ from test_readme import code_blocks
 
 @pytest.mark.slow
 def test_the_blocks_of_the_page_run_one_after_the_other():
-    _, *blocks = code_blocks(Path(__file__).parents[2] / "docs" / "howto" / "md.md", "python")
+    _, *blocks = code_blocks(Path(__file__).parents[2] / "docs" / "how-to" / "md.md", "python")
     names: dict = {}
     with jax.numpy_rank_promotion("raise"):
         for block in blocks:
