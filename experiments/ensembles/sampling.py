@@ -13,6 +13,8 @@ from jaxmlip.simulate import AbstractIntegrator, State, thermal_momenta
 from jaxmlip.simulate.state import evaluate, replace, with_cell, without_drift
 from jaxmlip.system import System
 
+HELD = 5  # steps with one list of neighbors; `every` is a multiple
+
 
 class Energies(eqx.Module):
     """Kinetic energy of the lighter half of the atoms and of all, potential energy [eV], volume [Å³], cell [Å]."""
@@ -83,13 +85,18 @@ def _begin(integrator, energy, state, temperature, keys, positions, cells, drift
 
 @eqx.filter_jit
 def sample(integrator, energy, states: State, watch, samples: int, every: int) -> tuple[State, dict]:
-    """`samples` observations, `every` steps apart, of all replicas: last states, and arrays [samples, replicas]."""
+    """`samples` observations, `every` steps apart, of all replicas: last states, and arrays [samples, replicas].
+
+    Lists are rebuilt every `HELD` steps: free cells of eight atoms may slip from one crystal to another.
+    """
     step = jax.vmap(integrator.step, in_axes=(None, 0))
 
+    def held(_, states):
+        states = replace(states, neighbors=jax.vmap(rebuild)(states.neighbors, states.system))
+        return jax.lax.fori_loop(0, HELD, lambda _, s: step(energy, s), states)
+
     def chunk(states, _):
-        neighbors = jax.vmap(rebuild)(states.neighbors, states.system)
-        states = replace(states, neighbors=neighbors)
-        states = jax.lax.fori_loop(0, every, lambda _, s: step(energy, s), states)
+        states = jax.lax.fori_loop(0, every // HELD, held, states)
         return states, jax.vmap(watch)(states)
 
     return jax.lax.scan(chunk, states, None, length=samples)

@@ -200,7 +200,7 @@ def predict(model: AbstractEnergy, loader: Loader, *, stress: bool, charges: boo
     forces = np.full((first[-1], 3), np.nan)
     sigma = np.full((len(records), 3, 3), np.nan)
     held = np.full(first[-1], np.nan)
-    for indices, out in _ahead((i, _predictions(model, loader.pack(i), stress, charges)) for i in loader.plan(0)):
+    for indices, out in ahead((i, _predictions(model, loader.pack(i), stress, charges)) for i in loader.plan(0)):
         totals, gradients, virials, held_here = (np.asarray(x, np.float64) for x in out)
         start = 0
         for slot, i in enumerate(indices):
@@ -227,7 +227,7 @@ def predict(model: AbstractEnergy, loader: Loader, *, stress: bool, charges: boo
     )
 
 
-def _ahead(items: Iterator) -> Iterator:
+def ahead(items: Iterator) -> Iterator:
     """The same items, with the next one always begun: the device works while the host unpacks."""
     before = next(items)
     for item in items:

@@ -198,7 +198,7 @@ class Layer(eqx.Module):
         def normal(*shape: int, fan_in: int) -> Array:
             return jax.random.normal(next(keys), shape) / math.sqrt(fan_in)
 
-        paths = [len(_paths(config.degree, degree)) for degree in range(degrees)] if config.products else []
+        paths = [len(paths_to(config.degree, degree)) for degree in range(degrees)] if config.products else []
         invariants = c * (1 + 3 * degrees if config.products else 1 + degrees)
         self.path_weights = [normal(q, n, c, fan_in=n) for n in paths]
         self.linear = jnp.zeros((q, invariants))
@@ -222,13 +222,13 @@ class Layer(eqx.Module):
         energy = jnp.sum(_of_species(self.linear, species) * invariants, axis=0)
         energy = energy + self._network(self.hidden[0] @ invariants, species)
         energy = energy - self._network(jnp.zeros_like(self.hidden[0][:, :1]), species)  # of an isolated atom
-        energy = energy + jnp.sum(self.bond[:, None] * _root(self.density @ a[0][0]), axis=0)
+        energy = energy + jnp.sum(self.bond[:, None] * root(self.density @ a[0][0]), axis=0)
         if self.send_scalars is None or self.send_vectors is None or p is None:
             return energy, None
         cubic = [
             sum(terms)
             for terms in zip(
-                *(_coupled(p[l1], a[l2], 1) for l1, l2 in ((0, 1), (1, 0), (1, 2), (2, 1)) if max(l1, l2) < len(a)),
+                *(coupled(p[l1], a[l2], 1) for l1, l2 in ((0, 1), (1, 0), (1, 2), (2, 1)) if max(l1, l2) < len(a)),
                 strict=True,
             )
         ]
@@ -250,9 +250,9 @@ class Layer(eqx.Module):
         squared = []
         for degree, weights in enumerate(self.path_weights):
             total: list[Array] = []
-            for path, (l1, l2) in enumerate(_paths(self.config.degree, degree)):
+            for path, (l1, l2) in enumerate(paths_to(self.config.degree, degree)):
                 weight = _of_species(weights[:, path], species)
-                terms = [weight * x for x in _coupled(a[l1], a[l2], degree)]
+                terms = [weight * x for x in coupled(a[l1], a[l2], degree)]
                 total = [x + y for x, y in zip(total, terms, strict=True)] if total else terms
             squared.append(total)
         return squared
@@ -286,18 +286,18 @@ class Message(eqx.Module):
         pooled = jnp.einsum("ackn,bkn->abcn", message, jnp.stack(harmonics))
         features = []
         for degree in range(self.config.degree + 1):
-            coupled = []
+            parts = []
             for l1, l2 in _message_paths(self.config.degree, degree):
                 block = pooled[l1**2 : (l1 + 1) ** 2, l2**2 : (l2 + 1) ** 2]
                 table = jnp.asarray(math.sqrt(2 * degree + 1) * clebsch_gordan(l1, l2, degree), radial.dtype)
-                coupled.append(jnp.einsum("abcn,abm->cmn", block, table))
-            new = jnp.tensordot(self.mix[degree], jnp.concatenate(coupled), axes=1)
+                parts.append(jnp.einsum("abcn,abm->cmn", block, table))
+            new = jnp.tensordot(self.mix[degree], jnp.concatenate(parts), axes=1)
             new = new + jnp.tensordot(self.keep[degree], jnp.stack(a[degree], axis=1), axes=1)
             features.append([new[:, m] for m in range(2 * degree + 1)])
         return features
 
 
-def _paths(degree: int, out: int) -> list[tuple[int, int]]:
+def paths_to(degree: int, out: int) -> list[tuple[int, int]]:
     """Pairs l1 <= l2 whose symmetric product has a part of degree `out` with natural parity."""
     return [
         (l1, l2)
@@ -317,7 +317,7 @@ def _message_paths(degree: int, out: int) -> list[tuple[int, int]]:
     ]
 
 
-def _coupled(a: list[Array], b: list[Array], degree: int) -> list[Array]:
+def coupled(a: list[Array], b: list[Array], degree: int) -> list[Array]:
     """Clebsch-Gordan product that keeps features of unit size at unit size."""
     return [math.sqrt(2 * degree + 1) * x for x in product(a, b, degree)]
 
@@ -334,7 +334,7 @@ def _invariants(a: Features, p: Features | None) -> list[Array]:
     return [a[0][0], *dots(a, a), *(dots(a, p) + dots(p, p) if p is not None else [])]
 
 
-def _root(density: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def root(density: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The square root of a density, of either sign, smooth and zero at zero."""
     return (density * density + _ROUNDING**2) ** 0.25 - _ROUNDING**0.5
 
