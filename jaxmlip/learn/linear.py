@@ -163,7 +163,7 @@ def fit_linear(
 def design(model: LinearACE, dataset: Dataset, references: Mapping[int, float]) -> Iterator[Block]:
     """The design of every frame, in order of size; columns are the weights of each element, then one constant each."""
     dtype = np.float64 if jax.config.jax_enable_x64 else np.float32
-    loader = Loader(dataset, model.cutoff, batch_atoms=1, references=references, dtype=dtype, max_shapes=3)
+    loader = Loader(dataset, model.cutoff, batch_atoms=1, references=references, dtype=dtype, max_shapes=2)
     items = ((int(i[0]), _frame_rows(model, loader.pack(i).graph)) for i in loader.plan(0))
     for index, rows in ahead(items):
         yield _block(model, dataset, index, [np.asarray(x, np.float64) for x in rows], loader.offsets[index])

@@ -46,7 +46,7 @@ class LinearACEConfig:
     cutoff: float = 5.0
     degree: int = 3
     radial: int = 8
-    channels: int = 96
+    channels: int = 48
     roots: int = 16
     mean_neighbors: float = 30.0
 
