@@ -2,6 +2,8 @@
 
 from jaxmlip.learn.evaluate import Report as Report
 from jaxmlip.learn.evaluate import evaluate as evaluate
+from jaxmlip.learn.linear import LinearFit as LinearFit
+from jaxmlip.learn.linear import fit_linear as fit_linear
 from jaxmlip.learn.loss import Loss as Loss
 from jaxmlip.learn.loss import Weights as Weights
 from jaxmlip.learn.settings import TrainSettings as TrainSettings

@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import linalg
@@ -162,11 +161,11 @@ def fit_linear(
 
 def design(model: LinearACE, dataset: Dataset, references: Mapping[int, float]) -> Iterator[Block]:
     """The design of every frame, in order of size; columns are the weights of each element, then one constant each."""
-    dtype = np.float64 if jax.config.jax_enable_x64 else np.float32
+    dtype = np.dtype(jnp.asarray(0.0).dtype)  # float64 where JAX has it enabled
     loader = Loader(dataset, model.cutoff, batch_atoms=1, references=references, dtype=dtype, max_shapes=2)
     items = ((int(i[0]), _frame_rows(model, loader.pack(i).graph)) for i in loader.plan(0))
     for index, rows in ahead(items):
-        yield _block(model, dataset, index, [np.asarray(x, np.float64) for x in rows], loader.offsets[index])
+        yield _block(model, dataset, index, [np.asarray(x, np.float64) for x in rows], float(loader.offsets[index]))
 
 
 @eqx.filter_jit
@@ -258,8 +257,7 @@ def maximise_evidence(
         mean = linalg.cho_solve((factor, True), beta @ cross)
         misfit = np.array([sums.square[k] - 2.0 * mean @ cross[k] + mean @ gram[k] @ mean for k in range(len(KINDS))])
         misfit = np.maximum(misfit, sums.count * _LEAST_NOISE**2)
-        covariance = linalg.lapack.dpotri(factor, lower=1)[0]
-        covariance = np.tril(covariance) + np.tril(covariance, -1).T
+        covariance = linalg.cho_solve((factor, True), np.eye(len(factor)))
         determined = np.einsum("ij,kij->k", covariance, gram) * beta
         evidence = -np.sum(np.log(np.diag(factor))) - 0.5 * float(beta @ misfit) - 0.5 * float(prior @ mean**2)
         evidence += 0.5 * float(np.sum(np.log(prior[groups >= 0])))

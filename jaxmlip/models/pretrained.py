@@ -53,6 +53,7 @@ FORMAT = "jaxmlip-1"
 # Models: where the class lives, and that of its configuration.
 MODELS = {
     "ACE": ("jaxmlip.models.ace", "ACE", "ACEConfig"),
+    "LinearACE": ("jaxmlip.models.linear", "LinearACE", "LinearACEConfig"),
     "NequIP": ("jaxmlip.models.nequip", "NequIP", "NequIPConfig"),
 }
 

@@ -46,6 +46,7 @@ from jaxmlip.energy import (
 )
 from jaxmlip.graph import batch
 from jaxmlip.models.ace import ACE, ACEConfig
+from jaxmlip.models.linear import LinearACE, LinearACEConfig
 from jaxmlip.models.nequip import NequIP, NequIPConfig
 from jaxmlip.system import make_system
 
@@ -64,6 +65,11 @@ def references():
 
 def ace(layers):
     return ACE(ACEConfig((8, 14), 4.0, layers=layers, **ACE_SIZES), key=jax.random.key(0))
+
+
+def linear():
+    model = LinearACE(LinearACEConfig((8, 14), 4.0, degree=2, radial=3, channels=3, roots=2), key=jax.random.key(0))
+    return eqx.tree_at(lambda m: m.weights, model, jax.random.normal(jax.random.key(1), model.weights.shape))
 
 
 def nequip():
@@ -213,6 +219,7 @@ SLOW = {
     "tersoff": (lambda: from_text(Tersoff.from_file, TERSOFF), (14, 6), 1.8, ("smooth_cutoff", "coincident_atoms")),
     "tersoff_and_zbl": (lambda: from_text(Tersoff.from_file, TERSOFF) + ZBL(cutoff=1.2), (6,), 1.5, ("smooth_cutoff",)),
     "ace": (lambda: ace(2), (14, 8), 2.0, ("coincident_atoms",)),
+    "linear_ace": (linear, (14, 8), 2.0, ("coincident_atoms",)),
     "ace_and_zbl": (lambda: ace(1) + ZBL(cutoff=2.5), (14, 8), 2.0, ()),
     "zbl": (lambda: ZBL(cutoff=2.5), (29, 6), 1.7, ()),
     "lennard_jones_and_zbl": (lambda: lennard_jones() + ZBL(), (14, 8), 2.0, ()),

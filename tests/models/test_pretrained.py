@@ -22,6 +22,7 @@ from jaxmlip.energy import (
     buckingham,
 )
 from jaxmlip.models import pretrained
+from jaxmlip.models.linear import LinearACE, LinearACEConfig
 from jaxmlip.models.nequip import NequIP, NequIPConfig
 from jaxmlip.models.pretrained import NAMED, find, load, metadata, save
 
@@ -66,6 +67,12 @@ def test_pair_energies_are_read_back_with_their_tables(tmp_path):
     again = load(save(tmp_path / "sum", total))
     assert eqx.tree_equal(again, total)
     assert again.terms[0].tail and again.terms[1].truncation == "force_shift" and again.terms[4].cutoff == 2.5
+
+
+def test_a_linear_model_is_read_back(tmp_path):
+    model = LinearACE(LinearACEConfig((8, 14), degree=2, radial=3, channels=3, roots=2), key=jax.random.key(0))
+    total = model + AtomicReferences({8: -430.0, 14: -107.0})
+    assert eqx.tree_equal(load(save(tmp_path / "linear", total)), total)
 
 
 def test_ace_is_read_back(tmp_path):
