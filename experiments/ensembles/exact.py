@@ -8,14 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from checks import of_mean
 from jaxtyping import Array, Float
-from sampling import begin, sample
+from sampling import begin, sample, thermal_piston
 
 from jaxmlip import units
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.graph import Graph
 from jaxmlip.simulate import CSVR, MTK, NPT, Brownian, Langevin
 from jaxmlip.simulate.csvr import rescaling
-from jaxmlip.simulate.state import replace
 from jaxmlip.system import make_system
 
 kT = units.kB * 300.0
@@ -132,7 +131,7 @@ def ideal_gas(shapes=("isotropic", "anisotropic", "triclinic"), replicas: int = 
             states = begin(
                 integrator, Nothing(), system, 300.0, replicas, 5, skin=0.1, capacity=1, positions=places, cells=cells
             )
-            states = thermal_piston(states, integrator, atoms) if name == "MTK" else states
+            states = thermal_piston(states, integrator, atoms, kT) if name == "MTK" else states
             _, (_, _, volume) = sample(integrator, Nothing(), states, squares, samples, 10)
             volume = np.asarray(volume)[samples // 4 :] / unit
             found[f"{name} {shape} ideal gas volume"] = of_mean(volume.mean(axis=0), atoms + 1.0)
@@ -141,29 +140,3 @@ def ideal_gas(shapes=("isotropic", "anisotropic", "triclinic"), replicas: int = 
             if name == "MTK":
                 control = max(control, abs(of_mean(volume.mean(axis=0), float(atoms))))
     return found, control
-
-
-def thermal_piston(states, integrator: MTK, atoms: int):
-    """Cell and chains with momenta from their Boltzmann distributions: nothing else would be stationary from the
-    start, and an ideal gas is too simple to find its way there."""
-    dof, modes = 3 * atoms - 3, {"isotropic": 1, "anisotropic": 3, "triclinic": 6}[integrator.shape]
-    tau, slow = integrator.period, integrator.barostat_period
-    keys = jax.random.split(jax.random.key(41), 3)
-    replicas = len(states.energy)
-    noise = jax.random.normal(keys[0], (replicas, 3, 3))
-    noise = 0.5 * (noise + jnp.swapaxes(noise, 1, 2)) if modes == 6 else noise * jnp.eye(3)[None]
-    if modes == 1:
-        noise = noise[:, :1, :1] * jnp.eye(3)[None] / jnp.sqrt(3.0)
-    rate = noise / jnp.sqrt((dof + 3.0) / 3.0 * slow**2)
-
-    def chain(old, key, first, period):
-        width = kT * period * jnp.sqrt(jnp.asarray([first, 1.0, 1.0]))
-        return eqx.tree_at(lambda c: c.momenta, old, width[None] * jax.random.normal(key, old.momenta.shape))
-
-    bath = states.bath
-    bath = eqx.tree_at(
-        lambda b: (b.rate, b.atoms, b.cell),
-        bath,
-        (rate, chain(bath.atoms, keys[1], float(dof), tau), chain(bath.cell, keys[2], float(modes), slow)),
-    )
-    return replace(states, bath=bath)

@@ -14,7 +14,7 @@ import exact
 import jax
 import numpy as np
 from checks import equipartition, kinetic, physical, validated_kinetic, validated_pair
-from sampling import begin, run, watcher
+from sampling import begin, run, thermal_piston, watcher
 
 from jaxmlip import units
 from jaxmlip.energy import LennardJones, StillingerWeber
@@ -87,26 +87,34 @@ class Bench:
         self.case, self.replicas, self.samples = case, replicas, samples
         self.watch = watcher(case["system"])
         self.thermal: dict[float, jax.Array] = {}
+        self.pressed: dict[tuple, tuple] = {}  # positions and cells that NPT dynamics have reached
 
     def sample(self, integrator, temperature: float, seed: int) -> dict:
         """Observations [samples, replicas] of one integrator, the first quarter dropped."""
         system = self.case["system"]
         options = {"skin": 1.5, "capacity": 2 * _neighbors(system, self.case["energy"].cutoff + 1.5)}
-        states = begin(
-            integrator,
-            self.case["energy"],
-            system,
-            temperature,
-            self.replicas,
-            seed,
-            positions=self.thermal.get(temperature),
-            **options,
-        )
+        start = {"positions": self.thermal.get(temperature)}
+        if isinstance(integrator, MTK):  # deterministic, so it is asked to keep a distribution, not to find it
+            start = dict(zip(("positions", "cells"), self._under_pressure(integrator, temperature, seed), strict=True))
+        states = begin(integrator, self.case["energy"], system, temperature, self.replicas, seed, **start, **options)
+        if isinstance(integrator, MTK):
+            states = thermal_piston(states, integrator, len(system.numbers), units.kB * temperature)
         count = {"samples": self.samples, "every": 10, "burn": self.samples // 4}
         states, record = run(integrator, self.case["energy"], states, self.watch, **count)
         if isinstance(integrator, Langevin):
             self.thermal.setdefault(temperature, states.system.positions)
+        if isinstance(integrator, NPT):
+            key = (integrator.shape, temperature, float(integrator.pressure))
+            self.pressed.setdefault(key, (states.system.positions, states.system.cell))
         return record
+
+    def _under_pressure(self, integrator: MTK, temperature: float, seed: int) -> tuple:
+        """Positions and cells of independent replicas after stochastic dynamics at the same state."""
+        key = (integrator.shape, temperature, float(integrator.pressure))
+        if key not in self.pressed:
+            stochastic = integrators(self.case, temperature, float(integrator.pressure))[f"npt {integrator.shape}"]
+            self.sample(stochastic, temperature, seed + 500)
+        return self.pressed[key]
 
 
 def _neighbors(system: System, radius: float) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.graph.neighbors import hold, rebuild
-from jaxmlip.simulate import AbstractIntegrator, State, thermal_momenta
+from jaxmlip.simulate import MTK, AbstractIntegrator, State, thermal_momenta
 from jaxmlip.simulate.state import evaluate, replace, with_cell, without_drift
 from jaxmlip.system import System
 
@@ -111,3 +111,29 @@ def run(integrator, energy, states: State, watch, *, samples: int, every: int, b
     if not all(np.isfinite(x).all() for x in record.values()):
         raise RuntimeError("not finite")
     return states, record
+
+
+def thermal_piston(states: State, integrator: MTK, atoms: int, kT: float) -> State:
+    """Cell and chains with momenta from their Boltzmann distributions: nothing else would be stationary from the
+    start, and an ideal gas, or a cold crystal of eight atoms, is too simple to find its way there."""
+    dof, modes = 3 * atoms - 3, {"isotropic": 1, "anisotropic": 3, "triclinic": 6}[integrator.shape]
+    tau, slow = integrator.period, integrator.barostat_period
+    keys = jax.random.split(jax.random.key(41), 3)
+    replicas = len(states.energy)
+    noise = jax.random.normal(keys[0], (replicas, 3, 3))
+    noise = 0.5 * (noise + jnp.swapaxes(noise, 1, 2)) if modes == 6 else noise * jnp.eye(3)[None]
+    if modes == 1:
+        noise = noise[:, :1, :1] * jnp.eye(3)[None] / jnp.sqrt(3.0)
+    rate = noise / jnp.sqrt((dof + 3.0) / 3.0 * slow**2)
+
+    def chain(old, key, first, period):
+        width = kT * period * jnp.sqrt(jnp.asarray([first, 1.0, 1.0]))
+        return eqx.tree_at(lambda c: c.momenta, old, width[None] * jax.random.normal(key, old.momenta.shape))
+
+    bath = states.bath
+    bath = eqx.tree_at(
+        lambda b: (b.rate, b.atoms, b.cell),
+        bath,
+        (rate, chain(bath.atoms, keys[1], float(dof), tau), chain(bath.cell, keys[2], float(modes), slow)),
+    )
+    return replace(states, bath=bath)
