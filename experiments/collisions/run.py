@@ -270,12 +270,12 @@ def draw(models: dict[str, AbstractEnergy], runs: dict[str, dict]) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), constrained_layout=True)
     z = jnp.full(r.shape, 14.0)
     axes[0].plot(r, np.asarray(zbl_repulsion(jnp.asarray(r), z, z)), "k--", lw=1, label="whole ZBL")
-    for (name, model), color in zip(models.items(), ("C3", "C0"), strict=True):
+    for (name, model), color, lw in zip(models.items(), ("C3", "C0"), (4.0, 1.5), strict=True):
         axes[0].plot(r, pair_curve(cast(model, jnp.float64), 14, r), color, label=name.replace("_", " "))
         steps = np.sort(np.array(runs[name]["steps_alive"]))
         times = np.linspace(0.0, runs[name]["steps"], 500)
         alive = [np.mean((steps > t) | (steps >= runs[name]["steps"])) for t in times]
-        axes[1].plot(1e-3 * times, alive, color, label=name.replace("_", " "))
+        axes[1].plot(1e-3 * times, alive, color, lw=lw, label=name.replace("_", " "))
     lengths = []
     for record in parts()["train"]:
         i, j, s = neighbor_pairs(record.positions, record.cell, record.pbc, 5.0)
