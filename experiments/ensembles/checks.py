@@ -14,8 +14,13 @@ from jaxmlip import units
 
 def of_mean(each: np.ndarray, exact: float) -> float:
     """Deviation of the mean over independent replicas from `exact`, as a normal deviate (Student's t converted)."""
-    t = (each.mean() - exact) / (each.std(ddof=1) / np.sqrt(len(each)))
-    return to_sigma(2.0 * stats.t.sf(abs(t), len(each) - 1)) * np.sign(t)
+    return of_difference(each.mean() - exact, each.std(ddof=1) / np.sqrt(len(each)), len(each))
+
+
+def of_difference(difference: float, error: float, replicas: int) -> float:
+    """A difference over its error from so many replicas, as a normal deviate of the same probability."""
+    t = difference / error
+    return to_sigma(2.0 * stats.t.sf(abs(t), replicas - 1)) * np.sign(t)
 
 
 def to_sigma(p: float) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 import exact
 import jax
 import numpy as np
-from checks import equipartition, kinetic, physical, validated_kinetic, validated_pair
+from checks import equipartition, kinetic, of_difference, physical, validated_kinetic, validated_pair
 from sampling import begin, run, thermal_piston, watcher
 
 from jaxmlip import units
@@ -202,7 +202,7 @@ def equation_of_state(replicas: int, samples: int) -> list[dict]:
         _, record = run(integrator, energy, states, watcher(system), samples=samples, every=20, burn=samples // 4)
         density = (len(positions) * sigma**3 / record["volume"]).mean(axis=0)
         error = float(np.hypot(density.std(ddof=1) / np.sqrt(replicas), np.ptp(densities) / 2.0))
-        deviation = (density.mean() - densities.mean()) / error
+        deviation = of_difference(density.mean() - densities.mean(), error, replicas)
         found.append(
             {
                 "temperature": state["temperature"],
@@ -285,7 +285,7 @@ def main() -> int:
             results["controls"] |= {f"{system}: {k}": v for k, v in controls(bench).items()}
             say(f"{system} controls", {k: v for k, v in results["controls"].items() if k.startswith(system)})
     if not quick and not results["eos"]:
-        results["eos"] = equation_of_state(replicas=8, samples=240)
+        results["eos"] = equation_of_state(replicas=16, samples=400)
         say("equation of state", results["eos"])
     keys = summary(results, quick)
     save(results, quick)
