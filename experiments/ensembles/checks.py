@@ -29,20 +29,30 @@ def to_sigma(p: float) -> float:
 
 
 def inefficiency(x: np.ndarray) -> float:
-    """Statistical inefficiency of a series [samples, replicas], from the correlation function of all replicas."""
+    """Statistical inefficiency of a series [samples, replicas], from the correlation function of all replicas.
+
+    Summed as long as pairs of neighbors are positive (Geyer, Stat. Sci. 7, 473 (1992), doi:10.1214/ss/1177011137): a
+    correlation that swings about zero is not cut where it first crosses it.
+    """
     x = x - x.mean()
     n = len(x)
     spectrum = np.fft.rfft(x, 2 * n, axis=0)
     correlation = np.fft.irfft(np.abs(spectrum) ** 2, axis=0)[:n].mean(axis=1) / np.arange(n, 0, -1) / x.var()
-    below = np.flatnonzero(correlation[1:] <= 0.0)
-    end = 1 + (below[0] if len(below) else n - 1)
-    t = np.arange(1, end)
-    return float(max(1.0, 1.0 + 2.0 * np.sum((1.0 - t / n) * correlation[1:end])))
+    weighted = correlation * (1.0 - np.arange(n) / n)
+    pairs = weighted[: n // 2 * 2].reshape(-1, 2).sum(axis=1)
+    below = np.flatnonzero(pairs <= 0.0)
+    return float(max(1.0, 2.0 * np.sum(pairs[: below[0] if len(below) else len(pairs)]) - 1.0))
+
+
+def memory(x: np.ndarray) -> float:
+    """The larger inefficiency of a series and of its squared deviations: an undamped oscillation forgets its phase long
+    before its amplitude, which is what the width of a distribution is made of."""
+    return max(inefficiency(x), inefficiency((x - x.mean()) ** 2))
 
 
 def decorrelated(record: dict, names: tuple[str, ...]) -> dict:
-    """Every g-th sample of each replica, replicas after each other; g is the largest inefficiency among `names`."""
-    stride = max(1, int(np.ceil(max(inefficiency(record[name]) for name in names))))
+    """Every g-th sample of each replica, replicas after each other; g is the longest memory among `names`."""
+    stride = max(1, int(np.ceil(max(memory(record[name]) for name in names))))
     return {name: x[::stride].T.ravel() for name, x in record.items()} | {"stride": stride}
 
 
