@@ -9,9 +9,13 @@ import json
 import os
 import platform
 import shutil
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+if "--quick" in sys.argv:  # one pass over the test halves: less is compiled, and the numbers are the same
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 import equinox as eqx
 import jax
