@@ -1,9 +1,9 @@
 """Freezes what three equations of state say of the Lennard-Jones fluid: `pip install teqp`, then `python eos.py`.
 
 For each state point, the mean of N/V in an isothermal-isobaric ensemble of N atoms in a periodic cell: density of
-volumes exp(-(A(N, V, T) + P V)/kT). The mean of N/V differs from the density of the bulk by terms of order 1/N, so A has
-to be right to that order: N times that of the equation of state, plus kT/2 ln(kT d rho/d P), which is what fixing N
-costs a periodic system, whose grand potential is -P V (Lebowitz and Percus, Phys. Rev. 124, 1673 (1961),
+volumes exp(-(A(N, V, T) + P V)/kT). The mean of N/V differs from the density of the bulk by terms of order 1/N, so A
+has to be right to that order: N times that of the equation of state, plus kT/2 ln(kT d rho/d P), which is what fixing
+N costs a periodic system, whose grand potential is -P V (Lebowitz and Percus, Phys. Rev. 124, 1673 (1961),
 doi:10.1103/PhysRev.124.1673). Without it densities would be expected 0.1 to 0.4 % lower.
 """
 

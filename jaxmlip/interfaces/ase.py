@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import ase
-import equinox as eqx
 import jax
 import numpy as np
 from ase.calculators import calculator
 from ase.stress import full_3x3_to_voigt_6_stress
 from jaxtyping import Array, Float
 
+from jaxmlip.compilation import Compiled
 from jaxmlip.energy import AbstractEnergy, Derivatives, check_system, energy_forces_stress, replan, system_checks
 from jaxmlip.graph import Graph, batch, pad
 from jaxmlip.io import from_ase
@@ -46,8 +46,8 @@ class Calculator(calculator.Calculator):
             self.compilations += 1
             return energy(graph)
 
-        self._derivatives = eqx.filter_jit(derivatives)
-        self._atomic = eqx.filter_jit(atomic)
+        self._derivatives = Compiled(derivatives)
+        self._atomic = Compiled(atomic)
 
     def calculate(
         self,

@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from jaxmlip import units
+from jaxmlip.compilation import Compiled
 from jaxmlip.data import Batch, Dataset, Loader
 from jaxmlip.energy import (
     AbstractEnergy,
@@ -243,7 +243,7 @@ def _stress_label(record: Record) -> np.ndarray:
     return np.where(record.stress_mask, record.stress, np.nan)
 
 
-@eqx.filter_jit
+@Compiled
 def _predictions(model: AbstractEnergy, batch: Batch, stress: bool, charges: bool) -> tuple[Array, ...]:
     """Energies, forces, virials and charges; zero what is not asked for."""
     graph = batch.graph

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import linalg
 
+from jaxmlip.compilation import Compiled
 from jaxmlip.data import Dataset, Loader, find_references
 from jaxmlip.energy import AbstractEnergy, AtomicReferences
 from jaxmlip.errors import UserError
@@ -168,7 +169,7 @@ def design(model: LinearACE, dataset: Dataset, references: Mapping[int, float]) 
         yield _block(model, dataset, index, [np.asarray(x, np.float64) for x in rows], float(loader.offsets[index]))
 
 
-@eqx.filter_jit
+@Compiled
 def _frame_rows(model: LinearACE, graph: Any):
     rows = model.rows(graph)
     return rows.energy, rows.forces, rows.virial
