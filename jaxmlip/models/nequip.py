@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -13,6 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxmlip.compilation import LEAST_WORK
 from jaxmlip.energy.base import AbstractEnergy, cast
 from jaxmlip.energy.references import species_index
 from jaxmlip.graph import Graph, safe_norm
@@ -89,6 +92,7 @@ class NequIP(AbstractEnergy):
     atom_energies: Float[Array, "species"]
     config: NequIPConfig = eqx.field(static=True)
     block: int | None = eqx.field(static=True)
+    compiler_options: ClassVar[Mapping[str, Any]] = LEAST_WORK  # its time goes into matrix products
 
     def __init__(self, config: NequIPConfig, *, key: Array, block: int | None = None):
         keys = jax.random.split(key, config.layers + 1)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxmlip import units
+from jaxmlip.compilation import Compiled
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.graph.lattice import product
 from jaxmlip.graph.neighbors import Neighbors, update
@@ -123,7 +124,7 @@ class BerendsenNPT(AbstractRescaling):
     def bath(self, energy: AbstractEnergy, system: System, neighbors: Neighbors) -> Press:
         check_periodic(system.pbc)
         check_momenta(system)
-        _, _, virial = eqx.filter_jit(evaluate_virial)(energy, system, neighbors)
+        _, _, virial = Compiled(evaluate_virial)(energy, system, neighbors)
         return Press(virial, jnp.zeros((), virial.dtype))
 
     def _strain(self, state: State) -> Float[Array, "3 3"]:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxmlip.compilation import Compiled
 from jaxmlip.energy import AbstractEnergy, check_system
 from jaxmlip.graph.neighbors import Neighbors, allocate, grow, to_graph
 from jaxmlip.simulate.constraints import degrees_of_freedom, project
@@ -80,7 +81,7 @@ class AbstractIntegrator(eqx.Module):
         while bool(neighbors.failed):  # a `capacity` too small for the first forces
             neighbors = grow(neighbors, system)
         check_distances(system, np.asarray(_lengths(neighbors, system)), np.asarray(neighbors.senders))
-        value, forces = eqx.filter_jit(evaluate)(energy, system, neighbors)
+        value, forces = Compiled(evaluate)(energy, system, neighbors)
         check_finite(value, forces)
         return State(
             system=system,

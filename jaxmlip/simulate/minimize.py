@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmlip.compilation import Compiled
 from jaxmlip.energy import AbstractEnergy, check_system, energy_forces, energy_forces_virial
 from jaxmlip.graph.lattice import product, reciprocal
 from jaxmlip.graph.neighbors import Neighbors, allocate, grow, to_graph, update
@@ -79,7 +80,7 @@ def minimize(
             cause = "the energy or the forces are not finite during the relaxation"
             raise SimulationError(cause, step=int(after.steps), state=state.system)
         state = after
-    value, forces = eqx.filter_jit(evaluate)(energy, state.system, state.neighbors)
+    value, forces = Compiled(evaluate)(energy, state.system, state.neighbors)
     return Relaxation(state.system, value, forces, state.fmax, state.smax, state.steps, _done(state, limits))
 
 
@@ -87,7 +88,7 @@ def _done(state: Descent, limits: Array) -> Array:
     return (state.fmax < limits[0]) & (state.smax < limits[1])
 
 
-@eqx.filter_jit
+@Compiled
 def _start(
     energy, system: System, neighbors: Neighbors, limits: Array, method: AbstractMinimizer, cell: bool
 ) -> Descent:
@@ -110,7 +111,7 @@ def _start(
     return _evaluated(energy, state, coordinates, limits, cell)
 
 
-@eqx.filter_jit
+@Compiled
 def _descend(energy, state: Descent, limits: Array, budget: Array, method: AbstractMinimizer, cell: bool) -> Descent:
     """Up to `budget` steps; stops where converged, stalled, not finite, or out of room for neighbors."""
     last = state.steps + budget

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from scipy.special import erfcinv
 
 from jaxmlip import units
+from jaxmlip.compilation import Compiled
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.graph.neighbors import grow, hold, rebuild, release
 from jaxmlip.observables.thermo import kinetic_energy
@@ -188,7 +189,7 @@ class _Result(eqx.Module):
     buffer: PyTree
 
 
-@eqx.filter_jit
+@Compiled
 def _chunk(integrator, energy, guards, watch, replicas: Replicas, ladder, steps, rebuild_every, rounds) -> _Result:
     """Up to `rounds` rounds; stops where a guard breaks or a list fails."""
     shapes = eqx.filter_eval_shape(watch, replicas)

@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxmlip.compilation import Compiled
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.graph.neighbors import grow
 from jaxmlip.simulate.checkpoint import save_state
@@ -190,7 +191,7 @@ class _Result(eqx.Module):
     buffer: PyTree
 
 
-@eqx.filter_jit
+@Compiled
 def _advance(
     integrator: AbstractIntegrator,
     energy: AbstractEnergy,
