@@ -18,7 +18,7 @@ test: $(DEV)
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 test-slow: $(DEV)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n $(WORKERS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .
