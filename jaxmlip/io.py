@@ -130,6 +130,26 @@ def read_frames(path: str | Path, *, keys: Mapping[str, str] | None = None) -> l
     return records
 
 
+def frame_texts(path: str | Path) -> Iterator[str]:
+    """Every frame of a file as extended XYZ, in order: line for line where the file is XYZ, else as ASE writes it."""
+    path = Path(path)
+    stem = path.name[: -len(path.suffix)] if path.suffix in _OPENERS else path.name
+    if Path(stem).suffix in (".xyz", ".extxyz"):
+        yield from _split_xyz(_read_text(path), str(path))
+        return
+    for atoms in _frames(path):
+        text = io.StringIO()
+        ase.io.write(text, atoms, format="extxyz")
+        yield text.getvalue()
+
+
+def with_info(text: str, **info: str | float) -> str:
+    """A frame of extended XYZ with more keys in its second line."""
+    count, comment, rest = text.split("\n", 2)
+    values = {key: f'"{value}"' if isinstance(value, str) else f"{value:.6g}" for key, value in info.items()}
+    return "\n".join([count, " ".join([comment.rstrip(), *(f"{k}={v}" for k, v in values.items())]), rest])
+
+
 def record_from_ase(atoms: ase.Atoms, *, path: str = "memory", index: int = 0) -> Record:
     """A labelled frame from `ase.Atoms`, by the rules of `read_frames`."""
     return _record(atoms, path, index, {})

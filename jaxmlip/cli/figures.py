@@ -111,6 +111,31 @@ def equation_of_state(curves: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     return figure
 
 
+def influence(leverage: np.ndarray, scores: np.ndarray, removed: np.ndarray, threshold: float) -> Figure:
+    """Suspicion of every frame against its leverage: wrong labels stand high, frames without neighbors far right."""
+    figure, axes = _figure(6.4, 3.8)
+    for mask, color, name in ((~removed, BLUE, "kept"), (removed, ORANGE, "set aside")):
+        axes.plot(leverage[mask], scores[mask], "o", color=color, ms=4, mew=0, alpha=0.7, label=f"{name}: {mask.sum()}")
+    axes.axhline(threshold, color=GRAY, lw=1, ls=":")
+    axes.set(xlabel="leverage: parameters that the frame determines", ylabel="suspicion", xscale="log")
+    axes.legend()
+    _plain_numbers(axes)
+    return figure
+
+
+def by_group(values: Mapping[str, np.ndarray], removed: Mapping[str, np.ndarray], label: str) -> Figure:
+    """One row of dots for each group of frames."""
+    figure, axes = _figure(6.4, 1.2 + 0.36 * len(values))
+    for row, (name, x) in enumerate(values.items()):
+        here = removed[name]
+        jitter = 0.5 * (np.arange(len(x)) * 0.618 % 1.0 - 0.5)
+        for mask, color in ((~here, BLUE), (here, ORANGE)):
+            axes.plot(x[mask], row + jitter[mask], "o", color=color, ms=3.5, mew=0, alpha=0.7)
+    axes.set(xlabel=label, yticks=range(len(values)), ylim=(len(values) - 0.4, -0.6))
+    axes.set_yticklabels(list(values))
+    return figure
+
+
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     with plt.rc_context(STYLE):
         return plt.subplots(figsize=(width, height), layout="constrained")

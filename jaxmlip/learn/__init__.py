@@ -1,5 +1,7 @@
 """Learning: losses, training, evaluation and checkpoints, for any energy."""
 
+from jaxmlip.learn.cleaning import Suspects as Suspects
+from jaxmlip.learn.cleaning import find_suspects as find_suspects
 from jaxmlip.learn.evaluate import Report as Report
 from jaxmlip.learn.evaluate import evaluate as evaluate
 from jaxmlip.learn.linear import LinearFit as LinearFit

@@ -20,6 +20,7 @@ count the same, and 0.5 by default, where silicon has 4.5 meV/atom for 8 % more 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -32,6 +33,7 @@ from jaxmlip.compilation import Compiled
 from jaxmlip.data import Dataset, Loader, find_references
 from jaxmlip.energy import AbstractEnergy, AtomicReferences
 from jaxmlip.errors import UserError
+from jaxmlip.io import Record
 from jaxmlip.learn.evaluate import ahead, check_dataset
 from jaxmlip.models.linear import GROUPS, LinearACE
 
@@ -70,6 +72,31 @@ class Sums:
         return Sums(self.gram * x[:, None, None], self.cross * x[:, None], self.square * x, self.count * x)
 
 
+class RowCache:
+    """Rows of structures that were met before, by their atoms and cell; no more than `limit` bytes of them."""
+
+    def __init__(self, limit: float = 2e9):
+        self.limit = limit
+        self.size = 0
+        self.rows: dict[bytes, list[np.ndarray]] = {}
+
+    def get(self, record: Record) -> list[np.ndarray] | None:
+        return self.rows.get(_key(record))
+
+    def put(self, record: Record, rows: list[np.ndarray]) -> None:
+        size = sum(x.nbytes for x in rows)
+        if self.size + size <= self.limit and _key(record) not in self.rows:
+            self.rows[_key(record)] = rows
+            self.size += size
+
+
+def _key(record: Record) -> bytes:
+    digest = hashlib.sha256(repr(record.pbc).encode())
+    for array in (record.positions, record.numbers, record.cell):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.digest()
+
+
 @dataclasses.dataclass(frozen=True)
 class LinearFit:
     """A linear model, and what is known of its weights.
@@ -78,7 +105,8 @@ class LinearFit:
     - `noise` of each kind of label [eV/atom, eV/Å, eV/atom], how often each was `counted`, and the prior precision
       `alpha` of each group of functions.
     - `factor`: lower Cholesky factor of the posterior precision of the weights over `scale`; constants come last.
-    - `references` [eV] that were taken from the energies before; `evidence`: its logarithm.
+    - `references` [eV] that were taken from the energies before; `evidence`: its logarithm; `dtype` of the rows,
+      and where they are kept.
     """
 
     model: LinearACE
@@ -91,13 +119,15 @@ class LinearFit:
     scale: np.ndarray
     references: Mapping[int, float]
     evidence: float
+    dtype: Any
+    cache: RowCache | None
 
     def design(self, dataset: Dataset) -> Iterator[Block]:
         """The blocks of a data set in units of the noise, `weight` saying how often each label counts; columns over
         `scale`. The posterior precision is that of the prior and the weighted squares of all rows."""
         sigma = np.array([self.noise[k] for k in KINDS])
         counted = np.array([self.counted[k] for k in KINDS])
-        for block in design(self.model, dataset, self.references):
+        for block in design(self.model, dataset, self.references, dtype=self.dtype, cache=self.cache):
             unit = sigma[block.kind]
             yield dataclasses.replace(
                 block,
@@ -117,13 +147,15 @@ def fit_linear(
     *,
     references: str | Mapping[int, float] | Mapping[str, float] = "auto",
     balance: float = 0.5,
+    dtype: Any = None,
+    cache: RowCache | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LinearFit:
     """The weights of a linear model by Bayesian least squares on all labels of a data set.
 
-    Rows are computed in float64 where JAX has it enabled, else in float32; everything after that is in float64.
+    Rows are computed in `dtype`, by default float64 where JAX has it enabled; everything after that is in float64.
     `balance` (0 to 1) says how much more one energy counts than one force component, see the module.
-    `progress(done, frames)` is called after each frame.
+    A `cache` keeps the rows for further fits with the same model; `progress(done, frames)` is called after each frame.
 
     **Raises:** `UserError` where there is no label, an element is unknown, or a label is not finite.
     """
@@ -131,7 +163,9 @@ def fit_linear(
         raise UserError(f"`balance` lies between 0 (plain evidence) and 1 (all kinds the same); got {balance}.")
     energies, _, _ = find_references(dataset, references)
     check_dataset(model, dataset)
-    sums = accumulate(design(model, dataset, energies), progress=progress, frames=len(dataset))
+    dtype = np.dtype(jnp.asarray(0.0).dtype if dtype is None else dtype)
+    blocks = design(model, dataset, energies, dtype=dtype, cache=cache)
+    sums = accumulate(blocks, progress=progress, frames=len(dataset))
     if sums.count.sum() == 0:
         raise UserError(f"There is no label to fit to.\n{dataset.census()}")
     counted = (sums.count.max() / np.maximum(sums.count, 1.0)) ** balance
@@ -157,16 +191,34 @@ def fit_linear(
         scale=scale,
         references=energies,
         evidence=evidence,
+        dtype=dtype,
+        cache=cache,
     )
 
 
-def design(model: LinearACE, dataset: Dataset, references: Mapping[int, float]) -> Iterator[Block]:
+def design(
+    model: LinearACE,
+    dataset: Dataset,
+    references: Mapping[int, float],
+    *,
+    dtype: Any,
+    cache: RowCache | None = None,
+) -> Iterator[Block]:
     """The design of every frame, in order of size; columns are the weights of each element, then one constant each."""
-    dtype = np.dtype(jnp.asarray(0.0).dtype)  # float64 where JAX has it enabled
     loader = Loader(dataset, model.cutoff, batch_atoms=1, references=references, dtype=dtype, max_shapes=2)
-    items = ((int(i[0]), _frame_rows(model, loader.pack(i).graph)) for i in loader.plan(0))
-    for index, rows in ahead(items):
-        yield _block(model, dataset, index, [np.asarray(x, np.float64) for x in rows], float(loader.offsets[index]))
+    cache = RowCache(0.0) if cache is None else cache
+
+    def items() -> Iterator[tuple[int, Any]]:
+        for i in loader.plan(0):
+            index = int(i[0])
+            rows = cache.get(dataset[index])
+            yield index, _frame_rows(model, loader.pack(i).graph) if rows is None else rows
+
+    for index, rows in ahead(items()):
+        found = [np.asarray(x) for x in rows]
+        found[1] = found[1][: len(dataset[index])]
+        cache.put(dataset[index], found)
+        yield _block(model, dataset, index, [x.astype(np.float64) for x in found], float(loader.offsets[index]))
 
 
 @Compiled
@@ -223,7 +275,7 @@ def accumulate(blocks: Iterator[Block], *, progress: Callable[[int, int], None] 
             gram[kind] += x.T @ x
             cross[kind] += x.T @ y
             square[kind] += y @ y
-            count[kind] += len(y)
+            count[kind] += block.weight[here].sum()
         if progress is not None:
             progress(done, frames)
     if gram is None or cross is None or square is None or count is None:

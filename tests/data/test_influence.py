@@ -31,7 +31,7 @@ def test_left_out_is_a_refit_to_rounding_and_row_by_row_is_not(fit):
     mean, precision = solve(rows, targets, weight)
     factor, total, worst_row = linalg.cholesky(precision, lower=True), 0.0, 0.0
     for frame in range(FRAMES):
-        found = influence(frame, rows[frame], targets[frame] - rows[frame] @ mean, weight, kind, factor)
+        found = influence(frame, rows[frame], targets[frame], targets[frame] - rows[frame] @ mean, weight, kind, factor)
         others = np.arange(FRAMES) != frame
         refit, without = solve(rows[others], targets[others], weight)
         expected = targets[frame] - rows[frame] @ refit
@@ -55,7 +55,9 @@ def test_wrong_labels_rank_first_and_say_which(fit):
     targets[11, 7] -= 9.0  # stress
     mean, precision = solve(rows, targets, weight)
     factor = linalg.cholesky(precision, lower=True)
-    found = [influence(f, rows[f], targets[f] - rows[f] @ mean, weight, kind, factor) for f in range(FRAMES)]
+    found = [
+        influence(f, rows[f], targets[f], targets[f] - rows[f] @ mean, weight, kind, factor) for f in range(FRAMES)
+    ]
     scores, reasons = ranked(found)
     assert set(np.argsort(-scores)[:3].tolist()) == {3, 7, 11}
     assert reasons[3] == 0 and reasons[7] in (1, 2) and reasons[11] == 3
@@ -64,4 +66,4 @@ def test_wrong_labels_rank_first_and_say_which(fit):
 def test_a_frame_that_alone_determines_a_direction_is_named():
     rows, kind = np.eye(2), np.array([ENERGY, ENERGY])
     with pytest.raises(ValueError, match="Frame 5 alone"):
-        influence(5, rows, np.ones(2), np.ones(2), kind, np.eye(2))
+        influence(5, rows, np.ones(2), np.ones(2), np.ones(2), kind, np.eye(2))

@@ -76,7 +76,9 @@ def test_left_out_frames_are_those_of_a_refit(blank, made):
     factor = linalg.cholesky(precision, lower=True)
     mean = linalg.cho_solve((factor, True), cross)
     for block in blocks:
-        found = influence(block.frame, block.rows, block.targets - block.rows @ mean, block.weight, block.kind, factor)
+        found = influence(
+            block.frame, block.rows, block.targets, block.targets - block.rows @ mean, block.weight, block.kind, factor
+        )
         smaller = precision - block.rows.T @ (block.weight[:, None] * block.rows)
         refit = np.linalg.solve(smaller, cross - block.rows.T @ (block.weight * block.targets))
         expected = block.targets - block.rows @ refit

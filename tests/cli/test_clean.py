@@ -1,0 +1,68 @@
+"""`jaxmlip clean`: faults are ranked first, nothing is lost, bad input is refused."""
+
+import csv
+
+import ase.io
+import pytest
+
+OPTIONS = ("--channels", 4, "--cutoff_angstrom", 4.5)
+
+
+@pytest.fixture
+def faulty(labelled):
+    """The labelled frames, of which one has another energy."""
+    frames = ase.io.read(labelled, ":")
+    frames[7].info["REF_energy"] += 0.4
+    ase.io.write(labelled, frames)
+    return labelled
+
+
+def test_every_frame_is_in_one_of_the_files_as_it_was(faulty, tmp_path, jaxmlip):
+    out = tmp_path / "out"
+    code, text, err = jaxmlip("clean", faulty, "--output", out, *OPTIONS)
+    assert code == 0, err
+    assert "frame 7 (default): energy is off by +" in text
+    kept, removed = (out / f"{name}.extxyz" for name in ("cleaned", "removed"))
+    aside = ase.io.read(removed, ":")
+    assert any("energy" in a.info["suspicion_reason"] and a.info["suspicion"] > 2.5 for a in aside)
+    before = ase.io.read(faulty, ":")
+    energies = sorted(a.info["REF_energy"] for a in [*ase.io.read(kept, ":"), *aside])
+    assert energies == sorted(a.info["REF_energy"] for a in before)
+    lines = faulty.read_text().splitlines()
+    assert set(kept.read_text().splitlines()) <= set(lines), "kept frames are line for line those of the input"
+    rows = list(csv.DictReader((out / "suspects.csv").read_text().splitlines()))
+    assert len(rows) == 20 and rows[0]["frame"] == "7" and rows[0]["set_aside"] == "1"
+    assert abs(float(rows[0]["energy_left_out_meV_atom"]) - 100.0) < 20.0
+    page = (out / "report.html").read_text()
+    assert "Frames that look wrong" in page and page.count("<img") == 3
+
+
+def test_a_high_threshold_sets_nothing_aside(faulty, tmp_path, jaxmlip):
+    out = tmp_path / "out"
+    code, text, err = jaxmlip("clean", faulty, "--output", out, "--threshold", 1e6, "--rounds", 1, *OPTIONS)
+    assert code == 0, err
+    assert "0 of 20 frames set aside" in text
+    assert (out / "cleaned.extxyz").read_text() == faulty.read_text()
+    assert (out / "removed.extxyz").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--rounds", 0), "rounds"),
+        (("--cutoff_angstrom", -1.0), "cutoff_angstrom"),
+        (("--thresold", 1.0), "thresold"),
+        (("--energy_key", "dft_energy", "--forces_key", "dft_forces"), "There is no label to judge"),
+    ],
+)
+def test_bad_options_are_refused(options, message, faulty, tmp_path, jaxmlip):
+    code, _, err = jaxmlip("clean", faulty, "--output", tmp_path / "out", *options)
+    assert code == 2
+    assert message in err and "Traceback" not in err
+
+
+def test_few_frames_are_refused(faulty, tmp_path, jaxmlip):
+    few = tmp_path / "few.extxyz"
+    ase.io.write(few, ase.io.read(faulty, ":5"))
+    code, _, err = jaxmlip("clean", few, "--output", tmp_path / "out", *OPTIONS)
+    assert code == 2 and "5 frames are too few" in err
