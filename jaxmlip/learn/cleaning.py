@@ -142,7 +142,7 @@ def find_suspects(
         raise UserError(f"{len(dataset)} frames are too few to judge one by the others; give at least {_LEAST_FRAMES}.")
     if rounds < 1:
         raise UserError(f"`rounds` must be at least 1; got {rounds}.")
-    weighted, suspects = dataset, None
+    weighted, suspects, doubtful = dataset, None, set()
     for number in range(rounds):
         if suspects is not None:
             doubtful = set(suspects.above(threshold).tolist())
@@ -152,6 +152,10 @@ def find_suspects(
         text = f"round {number + 1} of {rounds}"
         made = fit(weighted, _report(progress, f"{text}: fit"))
         found = _judge(made, weighted, _report(progress, f"{text}: left out"))
+        if suspects is not None:  # what a frame would do to a fit is known from when it counted
+            for i in doubtful:
+                before = suspects.found[i]
+                found[i] = dataclasses.replace(found[i], leverage=before.leverage, cook=before.cook)
         statistics = np.stack([statistics_of(f) for f in found])
         scores = suspicion(statistics, [r.config_type for r in dataset])
         suspects = Suspects(dataset, tuple(found), scores, dict(made.noise))

@@ -77,6 +77,7 @@ def test_reasons_say_what_was_planted(suspects):
         assert words[fault] in suspects.reason(frame), suspects.reason(frame)
     assert suspects.left_out(3)["energy"] == pytest.approx(0.5 / 8, rel=0.1)
     assert "si.xyz, frame 3" in suspects.table()
+    assert suspects.leverage[3] > 0.1, "the leverage is that of a frame that counts"
 
 
 def test_a_suspect_is_judged_by_a_fit_without_it(sound, suspects):
