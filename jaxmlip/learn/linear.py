@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -47,12 +47,14 @@ _MOST_ITERATIONS = 100
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """The design of one frame: `rows` [labels, columns], `targets`, the `kind` of each row (an index of `KINDS`) and
-    the `weight` that it counts with; `frame` is its index in the data set."""
+    """The design of one frame, whose index in the data set is `frame`: `rows` [labels, columns], `targets`, of which
+    `predicted` is known without the rows, the `kind` of each row (an index of `KINDS`), and the `weight` that it counts
+    with."""
 
     frame: int
     rows: np.ndarray
     targets: np.ndarray
+    predicted: np.ndarray
     kind: np.ndarray
     weight: np.ndarray
 
@@ -98,47 +100,59 @@ def _key(record: Record) -> bytes:
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearFit:
-    """A linear model, and what is known of its weights.
+class Posterior:
+    """What labels tell of the weights of a linear model; constants of the elements come last.
 
-    - `model` with the mean of its weights, and `energy`: the model and the atomic references, an energy like any other.
+    - `mean` of the weights over `scale`; `factor`: lower Cholesky factor of their posterior precision.
     - `noise` of each kind of label [eV/atom, eV/Å, eV/atom], how often each was `counted`, and the prior precision
-      `alpha` of each group of functions.
-    - `factor`: lower Cholesky factor of the posterior precision of the weights over `scale`; constants come last.
-    - `references` [eV] that were taken from the energies before; `evidence`: its logarithm; `dtype` of the rows,
-      and where they are kept.
+      `alpha` of each group of weights; `evidence`: its logarithm.
     """
 
-    model: LinearACE
-    energy: AbstractEnergy
     mean: np.ndarray
     noise: Mapping[str, float]
     counted: Mapping[str, float]
     alpha: Mapping[str, float]
     factor: np.ndarray
     scale: np.ndarray
-    references: Mapping[int, float]
     evidence: float
-    dtype: Any
-    cache: RowCache | None
 
-    def design(self, dataset: Dataset) -> Iterator[Block]:
-        """The blocks of a data set in units of the noise, `weight` saying how often each label counts; columns over
-        `scale`. The posterior precision is that of the prior and the weighted squares of all rows."""
+    def in_units(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        """Blocks in units of the noise, `weight` saying how often each label counts; columns over `scale`. The
+        posterior precision is that of the prior and the weighted squares of all rows."""
         sigma = np.array([self.noise[k] for k in KINDS])
         counted = np.array([self.counted[k] for k in KINDS])
-        for block in design(self.model, dataset, self.references, dtype=self.dtype, cache=self.cache):
+        for block in blocks:
             unit = sigma[block.kind]
             yield dataclasses.replace(
                 block,
                 rows=block.rows / (unit[:, None] * self.scale),
                 targets=block.targets / unit,
+                predicted=block.predicted / unit,
                 weight=block.weight * counted[block.kind],
             )
 
     def residuals(self, block: Block) -> np.ndarray:
-        """Labels minus predictions of a block from `design`."""
-        return block.targets - block.rows @ self.mean
+        """Labels minus predictions of a block in units of the noise."""
+        return block.targets - block.predicted - block.rows @ self.mean
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearFit(Posterior):
+    """A linear model, and what is known of its weights.
+
+    - `model` with the mean of its weights, and `energy`: the model and the atomic references, an energy like any other.
+    - `references` [eV] that were taken from the energies before; `dtype` of the rows, and where they are kept.
+    """
+
+    model: LinearACE
+    energy: AbstractEnergy
+    references: Mapping[int, float]
+    dtype: Any
+    cache: RowCache | None
+
+    def design(self, dataset: Dataset) -> Iterator[Block]:
+        """The blocks of a data set in units of the noise, as `in_units` has them."""
+        return self.in_units(design(self.model, dataset, self.references, dtype=self.dtype, cache=self.cache))
 
 
 def fit_linear(
@@ -159,40 +173,64 @@ def fit_linear(
 
     **Raises:** `UserError` where there is no label, an element is unknown, or a label is not finite.
     """
-    if not 0.0 <= balance <= 1.0:
-        raise UserError(f"`balance` lies between 0 (plain evidence) and 1 (all kinds the same); got {balance}.")
     energies, _, _ = find_references(dataset, references)
     check_dataset(model, dataset)
     dtype = np.dtype(jnp.asarray(0.0).dtype if dtype is None else dtype)
     blocks = design(model, dataset, energies, dtype=dtype, cache=cache)
+    elements = model.config.elements
+    found = solve(blocks, dataset, _groups(model), GROUPS, balance=balance, progress=progress)
+    weights = found.mean / found.scale
+    fitted = eqx.tree_at(
+        lambda m: m.weights,
+        model,
+        jnp.asarray(weights[: -len(elements)].reshape(np.shape(model.weights)), model.mix.dtype),
+    )
+    total = {n: energies.get(n, 0.0) + float(c) for n, c in zip(elements, weights[-len(elements) :], strict=True)}
+    return LinearFit(
+        **{field.name: getattr(found, field.name) for field in dataclasses.fields(found)},
+        model=fitted,
+        energy=fitted + AtomicReferences(total),
+        references=energies,
+        dtype=dtype,
+        cache=cache,
+    )
+
+
+def solve(
+    blocks: Iterator[Block],
+    dataset: Dataset,
+    groups: np.ndarray,
+    names: Sequence[str],
+    *,
+    balance: float,
+    progress: Callable[[int, int], None] | None = None,
+) -> Posterior:
+    """The posterior of the weights from the blocks of all frames; `groups` has the index of each weight in `names`, and
+    constants of the elements, the last columns, have none.
+
+    **Raises:** `UserError` where there is no label, or `balance` is not allowed.
+    """
+    if not 0.0 <= balance <= 1.0:
+        raise UserError(f"`balance` lies between 0 (plain evidence) and 1 (all kinds the same); got {balance}.")
     sums = accumulate(blocks, progress=progress, frames=len(dataset))
     if sums.count.sum() == 0:
         raise UserError(f"There is no label to fit to.\n{dataset.census()}")
     counted = (sums.count.max() / np.maximum(sums.count, 1.0)) ** balance
     sums = sums.times(counted)
-    groups = np.concatenate([_groups(model), np.full(len(model.config.elements), -1)])
+    groups = np.concatenate([groups, np.full(sums.cross.shape[1] - len(groups), -1)])
     scale = np.sqrt(np.maximum(np.diag(sums.gram[1]) / max(sums.count[1], 1.0), 1e-12))
     if sums.count[1] == 0:
         scale = np.sqrt(np.maximum(np.diag(sums.gram.sum(axis=0)) / sums.count.sum(), 1e-12))
     scale[groups < 0] = 1.0
     mean, factor, alpha, beta, evidence = maximise_evidence(sums, groups, scale)
-    weights = (mean / scale)[: -len(model.config.elements)].reshape(np.shape(model.weights))
-    constants = (mean / scale)[-len(model.config.elements) :]
-    fitted = eqx.tree_at(lambda m: m.weights, model, jnp.asarray(weights, model.mix.dtype))
-    total = {n: energies.get(n, 0.0) + float(c) for n, c in zip(model.config.elements, constants, strict=True)}
-    return LinearFit(
-        model=fitted,
-        energy=fitted + AtomicReferences(total),
+    return Posterior(
         mean=mean,
         noise=dict(zip(KINDS, (1.0 / np.sqrt(beta)).tolist(), strict=True)),
         counted=dict(zip(KINDS, counted.tolist(), strict=True)),
-        alpha=dict(zip(GROUPS, alpha.tolist(), strict=True)),
+        alpha=dict(zip(names, alpha.tolist(), strict=True)),
         factor=factor,
         scale=scale,
-        references=energies,
         evidence=evidence,
-        dtype=dtype,
-        cache=cache,
     )
 
 
@@ -218,7 +256,8 @@ def design(
         found = [np.asarray(x) for x in rows]
         found[1] = found[1][: len(dataset[index])]
         cache.put(dataset[index], found)
-        yield _block(model, dataset, index, [x.astype(np.float64) for x in found], float(loader.offsets[index]))
+        offset = float(loader.offsets[index])
+        yield make_block(dataset[index], index, model.config.elements, [x.astype(np.float64) for x in found], offset)
 
 
 @Compiled
@@ -227,35 +266,51 @@ def _frame_rows(model: LinearACE, graph: Any):
     return rows.energy, rows.forces, rows.virial
 
 
-def _block(model: LinearACE, dataset: Dataset, index: int, rows: list[np.ndarray], offset: float) -> Block:
-    record = dataset[index]
-    atoms, elements = len(record), model.config.elements
-    energy, forces, virial = rows
-    parts, targets, kinds, weights = [], [], [], []
+def make_block(
+    record: Record,
+    index: int,
+    elements: Sequence[int],
+    rows: Sequence[np.ndarray],
+    offset: float = 0.0,
+    predicted: Sequence[np.ndarray] | None = None,
+) -> Block:
+    """The block of a frame from the `rows` of its energy, forces and virial, and what is `predicted` of these three;
+    `offset` [eV] is taken from its energy.
 
-    def add(kind: int, x: np.ndarray, y: np.ndarray, weight: float, constants: Any = 0.0) -> None:
+    **Raises:** `UserError` where a label is not finite.
+    """
+    atoms = len(record)
+    energy, forces, virial = rows
+    e, f, v = (np.zeros(x.shape[:-1]) for x in rows) if predicted is None else predicted
+    parts, targets, known, kinds, weights = [], [], [], [], []
+
+    def add(kind: int, x: np.ndarray, y: np.ndarray, y0: np.ndarray, weight: float, constants: Any = 0.0) -> None:
         parts.append(np.concatenate([x, np.broadcast_to(constants, (len(x), len(elements)))], axis=1))
         targets.append(y)
+        known.append(y0)
         kinds.append(np.full(len(y), kind))
         weights.append(np.full(len(y), weight))
 
     if record.energy is not None:
         counts = np.array([np.sum(record.numbers == n) for n in elements]) / atoms
-        add(0, energy[None] / atoms, np.array([(record.energy - offset) / atoms]), record.weights[0], counts)
+        label = np.array([(record.energy - offset) / atoms])
+        add(0, energy[None] / atoms, label, np.reshape(e, 1) / atoms, record.weights[0], counts)
     if record.forces is not None:
-        add(1, forces[:atoms].reshape(3 * atoms, -1), record.forces.reshape(-1), record.weights[1])
+        rows_of_forces = forces[:atoms].reshape(3 * atoms, -1)
+        add(1, rows_of_forces, record.forces.reshape(-1), f[:atoms].reshape(-1), record.weights[1])
     if record.stress is not None and all(record.pbc):
-        known = record.stress_mask[_UPPER]
+        mask = record.stress_mask[_UPPER]
         volume = abs(float(np.linalg.det(record.cell)))
-        stress = -record.stress[_UPPER][known] * volume / atoms
-        add(2, virial[_UPPER][known] / atoms, stress, record.weights[2])
+        label = -record.stress[_UPPER][mask] * volume / atoms
+        add(2, virial[_UPPER][mask] / atoms, label, v[_UPPER][mask] / atoms, record.weights[2])
     if not parts:
         width = energy.shape[0] + len(elements)
-        return Block(index, np.zeros((0, width)), np.zeros(0), np.zeros(0, int), np.zeros(0))
+        return Block(index, np.zeros((0, width)), np.zeros(0), np.zeros(0), np.zeros(0, int), np.zeros(0))
     y = np.concatenate(targets)
     if not np.all(np.isfinite(y)):
         raise UserError(f"{record.where}: a label is not finite. Leave the frame out, or mend it.")
-    return Block(index, np.concatenate(parts), y, np.concatenate(kinds), np.concatenate(weights))
+    rest = (np.concatenate(known), np.concatenate(kinds), np.concatenate(weights))
+    return Block(index, np.concatenate(parts), y, *rest)
 
 
 def accumulate(blocks: Iterator[Block], *, progress: Callable[[int, int], None] | None = None, frames: int = 0) -> Sums:
@@ -271,7 +326,7 @@ def accumulate(blocks: Iterator[Block], *, progress: Callable[[int, int], None] 
             if not here.any():
                 continue
             root = np.sqrt(block.weight[here])
-            x, y = block.rows[here] * root[:, None], block.targets[here] * root
+            x, y = block.rows[here] * root[:, None], (block.targets - block.predicted)[here] * root
             gram[kind] += x.T @ x
             cross[kind] += x.T @ y
             square[kind] += y @ y

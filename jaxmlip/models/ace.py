@@ -126,7 +126,7 @@ class ACE(AbstractEnergy):
             Layer(config, last=t == config.layers - 1, key=k)
             for t, k in enumerate(jax.random.split(keys[3], config.layers))
         )
-        self.scale = jnp.asarray(config.energy_scale)
+        self.scale = jnp.asarray(config.energy_scale, jnp.result_type(float))  # strong, as one from a file is
         self.config = config
 
     @property
