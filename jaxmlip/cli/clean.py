@@ -17,13 +17,13 @@ from jaxmlip import units
 from jaxmlip.cli import settings
 from jaxmlip.cli.config import parse, require, require_number
 from jaxmlip.cli.html import Page
+from jaxmlip.cli.structures import read_model
 from jaxmlip.data import Dataset, read_dataset, statistics
 from jaxmlip.errors import UserError
 from jaxmlip.io import frame_texts, with_info
 
 if TYPE_CHECKING:
-    from jaxmlip.learn.cleaning import Suspects
-    from jaxmlip.learn.linear import LinearFit
+    from jaxmlip.learn.cleaning import Fit, Suspects
 
 COLUMNS = (
     "rank",
@@ -52,6 +52,9 @@ class CleanConfig:
     """Labelled structures."""
     output: Path = Path("runs/clean")
     """Folder for `report.html`, `suspects.csv`, `cleaned.extxyz` and `removed.extxyz`."""
+    model: str | None = None
+    """Judge by this trained model (a file, or the name of a pretrained one) through its last layer, not by a linear
+    model that is fitted here."""
     threshold: float = 2.5
     """Frames that are more suspicious are set aside; larger sets fewer aside."""
     rounds: int = 2
@@ -107,30 +110,40 @@ def judge(config: CleanConfig, dataset: Dataset) -> Suspects:
     """Every frame judged by a linear model of the others, with a bar."""
     from jaxmlip.learn.cleaning import find_suspects
     from jaxmlip.learn.linear import RowCache, fit_linear
+    from jaxmlip.learn.linearised import linearise
     from jaxmlip.models.linear import LinearACE, LinearACEConfig
 
     if not any(r.has("energy") or r.has("forces") or r.has("stress") for r in dataset):
         raise UserError(f"There is no label to judge.\n{dataset.census()}")
-    facts = statistics(dataset, config.cutoff_angstrom)
-    basis = LinearACEConfig(
-        dataset.elements,
-        cutoff=config.cutoff_angstrom,
-        channels=config.channels,
-        mean_neighbors=max(facts.neighbors, 1.0),
-    )
-    model = LinearACE(basis, key=jax.random.key(config.seed))
-
     cache = RowCache()
+    if config.model is not None:
+        energy = read_model(config.model)
 
-    def fit(data: Dataset, progress: Callable[[int, int], None] | None) -> LinearFit:
-        return fit_linear(model, data, balance=config.balance, dtype=config.precision, cache=cache, progress=progress)
+        def judged(data: Dataset, progress: Callable[[int, int], None] | None) -> Fit:
+            return linearise(
+                energy, data, balance=config.balance, dtype=config.precision, cache=cache, progress=progress
+            )
+    else:
+        facts = statistics(dataset, config.cutoff_angstrom)
+        basis = LinearACEConfig(
+            dataset.elements,
+            cutoff=config.cutoff_angstrom,
+            channels=config.channels,
+            mean_neighbors=max(facts.neighbors, 1.0),
+        )
+        model = LinearACE(basis, key=jax.random.key(config.seed))
+
+        def judged(data: Dataset, progress: Callable[[int, int], None] | None) -> Fit:
+            return fit_linear(
+                model, data, balance=config.balance, dtype=config.precision, cache=cache, progress=progress
+            )
 
     steps = 2 * config.rounds * len(dataset)
     done = iter(range(1, steps + 1))
     with settings.progress_bar(steps, "cleaning") as advance:
         return find_suspects(
             dataset,
-            fit,
+            judged,
             rounds=config.rounds,
             threshold=config.threshold,
             progress=lambda *_: advance(next(done)),
@@ -176,9 +189,10 @@ def page(config: CleanConfig, suspects: Suspects, aside: np.ndarray) -> str:
     frames = len(suspects.dataset)
     away = np.zeros(frames, bool)
     away[aside] = True
+    judge = "a linear model" if config.model is None else f"the last layer of {config.model}"
     out = Page(
         "Frames that look wrong",
-        f"{frames} frames of {', '.join(str(f) for f in config.files)}, each judged by a linear model of the others.",
+        f"{frames} frames of {', '.join(str(f) for f in config.files)}, each judged by a fit of {judge} to the others.",
     )
     out.cards(
         {

@@ -3,7 +3,12 @@
 import csv
 
 import ase.io
+import jax
 import pytest
+
+from jaxmlip.energy import AtomicReferences
+from jaxmlip.models.ace import ACE, ACEConfig
+from jaxmlip.models.pretrained import save
 
 OPTIONS = ("--channels", 4, "--cutoff_angstrom", 4.5)
 
@@ -59,6 +64,16 @@ def test_bad_options_are_refused(options, message, faulty, tmp_path, jaxmlip):
     code, _, err = jaxmlip("clean", faulty, "--output", tmp_path / "out", *options)
     assert code == 2
     assert message in err and "Traceback" not in err
+
+
+def test_a_trained_model_can_be_the_judge(faulty, tmp_path, jaxmlip):
+    model = ACE(ACEConfig.preset("nep", (18,), cutoff=4.5), key=jax.random.key(0)) + AtomicReferences({18: 0.0})
+    save(tmp_path / "ace.model", model)
+    code, text, err = jaxmlip("clean", faulty, "--output", tmp_path / "out", "--model", tmp_path / "ace.model")
+    assert code == 0, err
+    assert "frame 7 (default): energy is off by +" in text
+    code, _, err = jaxmlip("clean", faulty, "--output", tmp_path / "out", "--model", tmp_path / "no.model")
+    assert code == 2 and "No model file" in err
 
 
 def test_few_frames_are_refused(faulty, tmp_path, jaxmlip):
