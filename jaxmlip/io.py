@@ -58,7 +58,7 @@ class Record:
     `energy` [eV], `forces` [eV/Å], `stress` [eV/Å³, tension positive] and `charges` [e, of atoms] are `None` where the
     frame has none. `stress_mask` is False at components that must not be trusted. `weights` multiply the loss of
     energy, forces (and charges) and stress. `keys` names the key each label came from; `available` lists all keys of
-    the frame.
+    the frame; `info` holds what it says of itself in words and few numbers, keys in lower case.
     """
 
     positions: np.ndarray
@@ -80,6 +80,7 @@ class Record:
     available: tuple[str, ...] = ()
     was_left_handed: bool = False
     charges: np.ndarray | None = None
+    info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -255,6 +256,7 @@ def _record(atoms: ase.Atoms, path: str, index: int, keys: Mapping[str, str]) ->
         available=tuple(sorted({*atoms.info, *atoms.arrays, *_results(atoms)} - {"numbers", "positions"})),
         was_left_handed=bool(left_handed),
         charges=_charges(values["charges"], len(atoms), where, sources["charges"]),
+        info={k.lower(): v for k, v in atoms.info.items() if k not in sources.values() and np.size(v) <= 9},
     )
 
 

@@ -14,6 +14,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jaxmlip.data import Dataset, find_references
+from jaxmlip.data.statistics import reference_energy
+from jaxmlip.elements import SYMBOLS
+from jaxmlip.graph.host import neighbor_pairs
+
 BLUE, ORANGE, GRAY = "#1f5fa8", "#d9730d", "#6b7280"
 STYLE: dict[Any, Any] = {  # keyed by matplotlib's own literals
     "font.size": 10,
@@ -119,7 +124,6 @@ def influence(leverage: np.ndarray, scores: np.ndarray, removed: np.ndarray, thr
     axes.axhline(threshold, color=GRAY, lw=1, ls=":")
     axes.set(xlabel="leverage: parameters that the frame determines", ylabel="suspicion", xscale="log")
     axes.legend()
-    _plain_numbers(axes)
     return figure
 
 
@@ -133,6 +137,54 @@ def by_group(values: Mapping[str, np.ndarray], removed: Mapping[str, np.ndarray]
             axes.plot(x[mask], row + jitter[mask], "o", color=color, ms=3.5, mew=0, alpha=0.7)
     axes.set(xlabel=label, yticks=range(len(values)), ylim=(len(values) - 0.4, -0.6))
     axes.set_yticklabels(list(values))
+    return figure
+
+
+def coverage(dataset: Dataset) -> Figure:
+    """Energy above the references against volume (against the number of atoms where not periodic), and forces."""
+    references = find_references(dataset, "least_squares")[0] if any(r.has("energy") for r in dataset) else {}
+    dataset = dataset.filter(lambda r: not r.is_isolated_atom)
+    kinds = sorted(dataset.config_types())
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.8), layout="constrained")
+    colors = plt.get_cmap("tab10" if len(kinds) <= 10 else "tab20")
+    for number, kind in enumerate(kinds):
+        energies, forces = [], []
+        for r in dataset:
+            x = abs(np.linalg.det(r.cell)) / len(r) if all(r.pbc) else len(r)
+            if r.config_type == kind and r.energy is not None:
+                energies.append((x, (r.energy - reference_energy(r.numbers, references)) / len(r)))
+            if r.config_type == kind and r.forces is not None:
+                forces.append((x, np.sqrt(np.mean(r.forces**2))))
+        for axes, points in zip(panels, (energies, forces), strict=True):
+            x, y = zip(*points, strict=True) if points else ((), ())
+            axes.plot(x, y, "o", ms=3, mew=0, alpha=0.7, color=colors(number % colors.N), label=kind)
+    label = "volume [Å³/atom]" if all(all(r.pbc) for r in dataset) else "volume [Å³/atom], or atoms"
+    panels[0].set(xlabel=label, ylabel="energy above the references [eV/atom]")
+    panels[1].set(xlabel=label, ylabel="RMS force [eV/Å]")
+    if 1 < len(kinds) <= 20:
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+    return figure
+
+
+def distances(dataset: Dataset, cutoff: float = 6.0) -> Figure:
+    """Histograms of the distances within `cutoff` [Å], each pair of elements by itself."""
+    edges = np.linspace(0.0, cutoff, 121)
+    counts: dict[str, np.ndarray] = {}
+    for r in dataset:
+        receivers, senders, shifts = neighbor_pairs(r.positions, r.cell, r.pbc, cutoff)
+        lengths = np.linalg.norm(r.positions[senders] + shifts @ r.cell - r.positions[receivers], axis=1)
+        numbers = np.sort(np.stack([r.numbers[receivers], r.numbers[senders]]), axis=0)
+        for a, b in np.unique(numbers, axis=1).T.tolist():
+            here = (numbers[0] == a) & (numbers[1] == b)
+            name = f"{SYMBOLS[a]}-{SYMBOLS[b]}"
+            counts[name] = counts.get(name, 0) + np.histogram(lengths[here], edges)[0]
+    figure, axes = _figure(6.4, 3.6)
+    for name, count in sorted(counts.items(), key=lambda item: -item[1].sum())[:10]:
+        axes.stairs(count / max(count.max(), 1), edges, label=name, lw=1.2)
+    axes.set(xlabel="distance [Å]", ylabel="pairs, of the most frequent")
+    if counts:
+        axes.legend(fontsize=8)
     return figure
 
 

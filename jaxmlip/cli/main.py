@@ -14,6 +14,7 @@ from jaxmlip.errors import UserError
 
 COMMANDS = {
     "train": "train a potential on labelled structures",
+    "audit": "what is wrong with the labels of a data set",
     "clean": "find labelled structures that look wrong",
     "evaluate": "errors of a model on labelled structures",
     "md": "molecular dynamics with a model",
