@@ -27,10 +27,10 @@ from scipy import linalg
 ENERGY, FORCE, STRESS = range(3)  # kinds of rows
 _WORST_ATOMS = 2  # a fault may sit on two atoms of a frame
 _MOST_ATOMS = 64  # whose exchange is tried: those with the largest residuals
-_FLOOR = 0.3  # of the median of all frames: residuals far below it are all the same
+_FLOOR = 0.6  # of the median of all frames: residuals far below it are all the same
 _SHRINK = 5.0  # a group of so many frames is compared half with itself and half with all
 _LEAST_SPREAD = 0.15
-_HEAD_START = 2.5  # of statistics that the bulk of sound frames has none of
+_HEAD_START = 2.0  # of statistics that the bulk of sound frames has none of
 
 
 @dataclasses.dataclass(frozen=True)

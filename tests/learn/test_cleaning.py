@@ -27,8 +27,8 @@ def sound(tmp_path_factory):
     sites = np.array([[0, 0, 0], [0, 2, 2], [2, 0, 2], [2, 2, 0], [1, 1, 1], [1, 3, 3], [3, 1, 3], [3, 3, 1]]) / 4.0
     bare = []
     for i in range(FRAMES):
-        cell = 5.43 * (np.eye(3) + 0.02 * rng.normal(size=(3, 3)))
-        positions = sites @ cell + 0.12 * rng.normal(size=(8, 3))
+        cell = 5.43 * (np.eye(3) + 0.015 * rng.normal(size=(3, 3)))
+        positions = sites @ cell + 0.1 * rng.normal(size=(8, 3))
         bare.append(Record(positions, np.full(8, 14), cell, (True,) * 3, index=i, path="si.xyz", energy=0.0,
                            forces=np.zeros((8, 3)), stress=np.zeros((3, 3))))  # fmt: skip
     path = tmp_path_factory.mktemp("sw") / "Si.sw"

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import lennard_jones, make_dataset
 
 from jaxmlip.data import Dataset
-from jaxmlip.energy import AtomicReferences
+from jaxmlip.energy import AtomicReferences, LennardJones
 from jaxmlip.errors import UserError
 from jaxmlip.learn import find_suspects, fit_linear
 from jaxmlip.learn.linear import KINDS
@@ -26,8 +25,12 @@ def everything(energy):
 
 
 @pytest.fixture(scope="module")
-def frames():
-    return make_dataset(14)
+def frames(dataset):
+    return dataset[:14]
+
+
+def lennard_jones(epsilon=0.05, sigma=2.3):
+    return LennardJones(jnp.asarray(epsilon), jnp.asarray(sigma), cutoff=3.1)
 
 
 def test_the_rows_of_a_linear_model_are_its_own(frames):
