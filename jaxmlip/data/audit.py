@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy.linalg import polar
 from scipy.spatial import KDTree
 
 from jaxmlip import units
@@ -62,7 +63,7 @@ _NEIGHBORS = 6  # structures that a frame is compared with
 _MAGNITUDE = 8.0  # times larger forces
 _ALONE = 1.5  # frames whose nearest structure is this times further than usual are not judged
 _LEAST_PAIRS = 5  # that a slope is believed from
-_MOST_PAIRS = 400  # of frames of one kind whose energies are compared
+_MOST_PAIRS = 4000  # of frames of one kind whose energies are compared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,14 +273,17 @@ def _pair_work(a: Record, b: Record) -> np.ndarray | None:
     """Energy difference, work of forces and of stress [eV], and the three parts of the latter's shear with the six
     permutations that it takes; `None` where the frames are too far apart for it, or too close."""
     assert a.energy is not None and b.energy is not None
+    gain = b.energy - a.energy
     forces_a = np.zeros_like(a.positions) if a.forces is None else a.forces
     forces_b = np.zeros_like(b.positions) if b.forces is None else b.forces
     strain = np.zeros((3, 3))
     if any(a.pbc):
-        gradient = np.linalg.solve(a.cell, b.cell) - np.eye(3)
-        strain = 0.5 * (gradient + gradient.T)
-        if np.abs(gradient - gradient.T).max() > 2e-3 or np.abs(strain).max() > 0.04:
+        turn, stretch = polar(np.linalg.solve(a.cell, b.cell), side="left")  # cell_b = cell_a stretch turn
+        strain = stretch - np.eye(3)
+        if np.linalg.det(turn) < 0.0 or np.abs(strain).max() > 0.04:
             return None
+        b = _rotate(b, turn.T)
+        forces_b = forces_b @ turn.T
         frac = np.linalg.solve(b.cell.T, b.positions.T).T - np.linalg.solve(a.cell.T, a.positions.T).T
         frac -= np.where(a.pbc, np.round(frac), 0.0)
         frac -= frac.mean(axis=0) - np.round(frac.mean(axis=0))
@@ -304,7 +308,17 @@ def _pair_work(a: Record, b: Record) -> np.ndarray | None:
     shear_of_stress = np.array([parts[1, 2], parts[0, 2], parts[0, 1]])
     shear = 2.0 * np.array([strain[1, 2], strain[0, 2], strain[0, 1]])
     turned = [float(np.sum(shear_of_stress[list(p)] * shear)) for p in ((0, 1, 2), *_SHEAR_ORDERS)]
-    return np.array([b.energy - a.energy, work, done, *turned]) / np.sqrt(len(a))
+    return np.array([gain, work, done, *turned]) / np.sqrt(len(a))
+
+
+def _rotate(record: Record, turn: Float[np.ndarray, "3 3"]) -> Record:
+    """The same frame with every row vector times `turn`; forces as they were."""
+    return dataclasses.replace(
+        record,
+        positions=record.positions @ turn,
+        cell=record.cell @ turn,
+        stress=None if record.stress is None else turn.T @ record.stress @ turn,
+    )
 
 
 def _turn(y: Float[np.ndarray, "atoms 3"], x: Float[np.ndarray, "atoms 3"]) -> np.ndarray:
