@@ -160,12 +160,12 @@ def published(names: list[str]) -> dict[str, dict]:
         missed = sorted(KNOWN.get(name, set()) - alarms(result))
         found[name] = {
             "frames": len(data),
-            "alarms": [str(f)[:240] for f in result.alarms],
+            "alarms": [str(f).replace(f"{DATA}/", "")[:240] for f in result.alarms],
             "false": false,
             "missed": missed,
         }
         found[name]["slopes"] = {
-            k.replace(str(DATA), ""): v for k, v in result.facts["energy differences over work"].items()
+            k.replace(f"{DATA}/", ""): v for k, v in result.facts["energy differences over work"].items()
         }
         text = f"{name}: {len(data)} frames, alarms {sorted(alarms(result)) or 'none'}"
         print(f"{text}, {time.perf_counter() - begin:.1f} s", flush=True)
