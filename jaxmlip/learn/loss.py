@@ -23,7 +23,7 @@ class Weights(NamedTuple):
 
 
 class Loss(eqx.Module):
-    r"""The mean over frames of the weighted squares, or Huber losses, $\rho$ of what is wrong with each:
+    r"""The mean over frames of the weighted squares (or Huber's or Student's losses) $\rho$ of what is wrong with each:
 
     $$w_E\, \rho\left(\frac{\Delta E}{N}\right)
     + \frac{w_F}{3 \bar N} \sum_{i \alpha} \rho(\Delta F_{i \alpha})
@@ -34,14 +34,19 @@ class Loss(eqx.Module):
     charges over `charge_scale` [e], and $\bar N$ the mean number of atoms of a frame. Stress enters as virial per atom,
     which is as large as an energy per atom and does not care for vacuum. With squares this is the logarithm of a
     Gaussian likelihood, up to a constant: $w = 1 / \sigma^2$ for labels and a model that are good to $\sigma$, in units
-    of `scale`. `huber` is where the loss turns linear, in units of `scale`; `None` means squares. It is a sum over
-    frames: what a frame is batched with, and padding, change nothing.
+    of `scale`. It is a sum over frames: what a frame is batched with, and padding, change nothing.
 
-    **Reference:** Huber, Ann. Math. Stat. 35, 73 (1964), doi:10.1214/aoms/1177703732.
+    Labels of which a few are far off ask for another $\rho$ than the square: `huber` is where the loss turns linear, in
+    units of `scale`; `student` is the number of degrees of freedom $\nu$ of Student's t, $\rho = \nu \ln(1 + x^2/\nu)$,
+    whose pull on an outlier even falls with its size.
+
+    **Reference:** Huber, Ann. Math. Stat. 35, 73 (1964), doi:10.1214/aoms/1177703732; Lange, Little & Taylor, J. Am.
+    Stat. Assoc. 84, 881 (1989), doi:10.1080/01621459.1989.10478852 (Student's t).
     """
 
     scale: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1.0)
     huber: float | None = eqx.field(static=True, default=None)
+    student: float | None = eqx.field(static=True, default=None)
     stress: bool = eqx.field(static=True, default=False)
     charges: bool = eqx.field(static=True, default=False)
     charge_scale: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1.0)
@@ -49,6 +54,10 @@ class Loss(eqx.Module):
     def __check_init__(self):
         if self.huber is not None and self.huber <= 0:
             raise ValueError(f"`huber` must be positive; got {self.huber}.")
+        if self.student is not None and self.student <= 0:
+            raise ValueError(f"`student` must be positive; got {self.student}.")
+        if self.huber is not None and self.student is not None:
+            raise ValueError(f"Give `huber` or `student`, not both; got {self.huber} and {self.student}.")
 
     def __call__(self, energy: AbstractEnergy, batch: Batch, weights: Weights) -> Float[Array, ""]:
         graph, labels = batch
@@ -70,8 +79,10 @@ class Loss(eqx.Module):
         return (weighted[0] + weighted[1] + weighted[2] + weighted[3]) / float(graph.systems)
 
     def _rho(self, residual: Float[Array, "*n"], scale: Float[Array, ""] | None = None) -> Float[Array, "*n"]:
-        """The square of a scaled residual, or Huber's loss, which is the same near zero and linear far out."""
+        """The square of a scaled residual, or what is the same near zero and smaller far out."""
         x = residual / (self.scale if scale is None else scale).astype(residual.dtype)
+        if self.student is not None:
+            return self.student * jnp.log1p(x * x / self.student)
         if self.huber is None:
             return x * x
         size = jnp.abs(x)

@@ -32,7 +32,9 @@ class TrainSettings:
       does not ask for the label. From the fraction `switch_at` of the steps on the energy weight is
       `late_energy_weight`.
     - `clip` bounds the global norm of the gradient; `ema_decay` averages the parameters that are validated and kept.
-    - `huber` is where the loss turns linear, in units of the force RMS; `None` is squares.
+    - `huber` is where the loss turns linear, in units of the force RMS; `student` the degrees of freedom of Student's
+      t, for labels of which some are wrong; without either, squares.
+    - `config_weights` multiplies all weights of the frames of a `config_type`, `{"liquid": 0.5}`.
     - `references`: auto, isolated, least_squares or none (see `jaxmlip.data.find_references`), or the energy of the
       free atom of each element [eV], `{"Mo": -4.6}`.
     - `evaluations` is how many times validation data are evaluated; `patience` stops after so many without progress.
@@ -59,6 +61,8 @@ class TrainSettings:
     late_energy_weight: float = 10.0
     switch_at: float = 0.7
     huber: float | None = None
+    student: float | None = None
+    config_weights: dict[str, float] | None = None
     references: str | dict[str, float] = "auto"
     evaluations: int = 40
     batch_atoms: int = 256
@@ -70,8 +74,8 @@ class TrainSettings:
     checkpoint_minutes: float = 1.0
 
     def __post_init__(self):
-        positive = ("epochs", "steps", "max_minutes", "batch_size", "learning_rate", "clip", "huber", "evaluations",
-                    "batch_atoms", "patience", "max_shapes")  # fmt: skip
+        positive = ("epochs", "steps", "max_minutes", "batch_size", "learning_rate", "clip", "huber", "student",
+                    "evaluations", "batch_atoms", "patience", "max_shapes")  # fmt: skip
         for name in positive:
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -84,6 +88,11 @@ class TrainSettings:
         for name in ("final_rate", "ema_decay", "switch_at", "missing"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"`{name}` is a fraction from 0 to 1; got {getattr(self, name)}.")
+        if self.huber is not None and self.student is not None:
+            raise UserError(f"Give `huber` or `student`, not both; got {self.huber} and {self.student}.")
+        for name, weight in (self.config_weights or {}).items():
+            if not 0.0 <= weight < math.inf:
+                raise UserError(f"`config_weights.{name}` must be a number from 0 on; got {weight}.")
         if self.optimizer not in _OPTIMIZERS:
             raise UserError(f"`optimizer` is one of {', '.join(_OPTIMIZERS)}; got {self.optimizer!r}.")
         if self.weight_decay > 0 and self.optimizer not in ("adamw", "muon"):

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import operator
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,23 @@ def prepare_references(
     return model, (AtomicReferences(energies) if energies else None)
 
 
+def weighted(train: Dataset, weights: Mapping[str, float]) -> Dataset:
+    """The data set with the weights of some `config_type`s multiplied.
+
+    **Raises:** `UserError` for a `config_type` that no frame has.
+    """
+    known = train.config_types()
+    for name in weights:
+        if name not in known:
+            raise UserError(f"`config_weights` names {name!r}, but the frames are of {', '.join(sorted(known))}.")
+
+    def times(record: Record) -> Record:
+        energy, forces, stress = (weights.get(record.config_type, 1.0) * w for w in record.weights)
+        return dataclasses.replace(record, weights=(energy, forces, stress))
+
+    return Dataset([times(r) for r in train]) if weights else train
+
+
 class _Run:
     """The bookkeeping of one `fit`: what is trained on, how far it is, and what is written down."""
 
@@ -164,7 +181,7 @@ class _Run:
                 valid, self.known = subtract(valid, prior, dtype=settings.dtype)
         model, self.references = prepare_references(energy, train, settings, progress.say)
         self.atoms = {} if self.references is None else read_references(self.references)
-        train = train.filter(_is_extended)
+        train = weighted(train.filter(_is_extended), settings.config_weights or {})
         for data in filter(None, (train, valid)):
             require_labels(data, settings.labels, missing=settings.missing)
             check_dataset(model if self.references is None else model + self.references, data)
@@ -179,6 +196,7 @@ class _Run:
         self.loss = Loss(
             scale=self.scale,
             huber=settings.huber,
+            student=settings.student,
             stress=settings.stress_weight > 0,
             charges=charges,
             charge_scale=self.charge_scale,

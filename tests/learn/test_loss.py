@@ -63,6 +63,18 @@ def test_huber_is_squares_near_zero_and_linear_far_out():
         Loss(huber=0.0)
 
 
+def test_students_t_is_squares_near_zero_and_lets_go_of_outliers():
+    x = jnp.array([1e-3, 1.0, 10.0, 100.0])
+    loss = Loss(student=4.0)
+    assert jnp.isclose(loss._rho(x)[0], 1e-6, rtol=1e-5)
+    pull = jax.vmap(jax.grad(lambda y: loss._rho(y)))(x)
+    assert jnp.isclose(pull[1], 2.0 / 1.25) and pull[3] < pull[2] < pull[1]
+    with pytest.raises(ValueError, match="student"):
+        Loss(student=-1.0)
+    with pytest.raises(ValueError, match="not both"):
+        Loss(student=4.0, huber=1.0)
+
+
 def test_what_is_masked_or_missing_does_not_matter(dataset, loader, start, value):
     wild = np.where(np.eye(3, dtype=bool), dataset[0].stress, 1e6)
     changed = [

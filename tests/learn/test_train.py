@@ -1,5 +1,6 @@
 """Training: it learns, stops, resumes to the bit, and never loses what it had."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -71,6 +72,41 @@ def test_lennard_jones_finds_its_parameters(dataset, start):
     assert np.isclose(float(model.epsilon), 0.05, rtol=1e-3) and np.isclose(float(model.sigma), 2.3, rtol=1e-3)
     report = evaluate(result.energy, dataset, dtype=np.float64)
     assert report.energy_rmse < 1e-4 and report.force_rmse < 1e-3 and result.reason == "finished"
+
+
+@pytest.fixture(scope="module")
+def faulty(dataset):
+    """Every other frame is `strained`, and has wrong forces."""
+    rng = np.random.default_rng(0)
+    wrong = [dataclasses.replace(r, forces=r.forces + 2.0 * rng.normal(size=r.forces.shape)) for r in dataset]
+    return Dataset([w if r.config_type == "strained" else r for r, w in zip(dataset, wrong, strict=True)])
+
+
+def distance(result):
+    """How far the parameters are from those that the sound labels were made with."""
+    model = result.energy.terms[0]
+    return abs(float(model.epsilon) / 0.05 - 1.0) + abs(float(model.sigma) / 2.3 - 1.0)
+
+
+def test_wrong_labels_count_as_little_as_they_are_told_to(faulty, start):
+    common = {
+        "epochs": 100,
+        "learning_rate": 0.02,
+        "late_energy_weight": 0.0,
+        "energy_weight": 0.0,
+        "stress_weight": 0.0,
+    }
+    energy = start + AtomicReferences({18: -1000.0})
+
+    def trained(**changes):
+        return distance(fit(energy, faulty, settings=with_(**common, **changes), quiet=True))
+
+    squares = trained()
+    assert squares > 0.5
+    assert trained(student=1.0) < 0.5 * squares
+    assert trained(config_weights={"strained": 0.0}) < 0.02 * squares
+    with pytest.raises(UserError, match="'straind', but the frames are of bulk, strained"):
+        trained(config_weights={"straind": 0.0})
 
 
 def test_the_result_holds_references_and_is_the_best_of_the_history(parts, reference):
