@@ -65,7 +65,8 @@ def last_layer(energy: AbstractEnergy) -> list[Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Linearised(Posterior):
-    """A trained model as a linear one in the parameters that `choose` picks, about the values that they have."""
+    """A trained model as a linear one in the parameters that `choose` picks, about the values that they have. The prior
+    is about zero, as for `LinearFit`: were it about these values, a model at its optimum would be sure of itself."""
 
     energy: AbstractEnergy
     choose: Choose
@@ -107,6 +108,7 @@ def linearise(
 def _design(energy: AbstractEnergy, dataset: Dataset, choose: Choose, dtype: Any, cache: RowCache) -> Iterator[Block]:
     loader = Loader(dataset, energy.cutoff, batch_atoms=1, dtype=dtype, max_shapes=2)
     elements = dataset.elements if energy.elements is None else energy.elements
+    trained = np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in choose(energy)])
 
     def items() -> Iterator[tuple[int, Any]]:
         for i in loader.plan(0):
@@ -120,7 +122,8 @@ def _design(energy: AbstractEnergy, dataset: Dataset, choose: Choose, dtype: Any
         kept[1], kept[4] = kept[1][: len(record)], kept[4][: len(record)]
         cache.put(record, kept)
         known = [x.astype(np.float64) for x in kept]
-        yield make_block(record, index, elements, known[:3], predicted=known[3:])
+        rest = [np.asarray(values - rows @ trained) for rows, values in zip(known[:3], known[3:], strict=True)]
+        yield make_block(record, index, elements, known[:3], predicted=rest)
 
 
 @Compiled

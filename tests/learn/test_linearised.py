@@ -42,7 +42,9 @@ def test_the_rows_of_a_linear_model_are_its_own(frames):
         ours_unit = np.array([again.noise[k] for k in KINDS])[ours.kind][:, None] * again.scale
         np.testing.assert_allclose(ours.rows * ours_unit, theirs.rows * theirs_unit, rtol=1e-6, atol=1e-8)
         rest = fit.residuals(theirs) * theirs_unit[:, 0] / fit.scale[0]
-        np.testing.assert_allclose((ours.targets - ours.predicted) * ours_unit[:, 0] / again.scale[0], rest, atol=1e-7)
+        weights = np.append(np.ravel(fit.model.weights), 0.0) * again.scale
+        left = (ours.targets - ours.predicted - ours.rows @ weights) * ours_unit[:, 0] / again.scale[0]
+        np.testing.assert_allclose(left, rest, atol=1e-7)
 
 
 def test_leaving_out_without_a_matrix_is_leaving_out_with_one(frames):
@@ -53,12 +55,14 @@ def test_leaving_out_without_a_matrix_is_leaving_out_with_one(frames):
     posterior = linearise(energy, frames, choose=everything, dtype=np.float64)
     sigma, counts = np.array([NOISE[k] for k in KINDS]), np.array([1, 12, 6]) * len(frames)
     counted = (counts.max() / counts) ** 0.5
-    size = sum(np.size(x) for x in everything(energy))
+    theta = [np.ravel(x) for x in everything(energy)]
+    size = len(np.concatenate(theta))
     rows, residuals, weight, gram = {}, {}, {}, {}
     for block in posterior.design(frames):
         unit = np.array([posterior.noise[k] for k in KINDS])[block.kind] / sigma[block.kind]
         i, x = block.frame, (block.rows * unit[:, None] * posterior.scale)[:, :size]
-        rows[i], residuals[i], weight[i] = x, (block.targets - block.predicted) * unit, counted[block.kind]
+        known = block.predicted + block.rows[:, :size] @ (np.concatenate(theta) * posterior.scale[:size])
+        rows[i], residuals[i], weight[i] = x, (block.targets - known) * unit, counted[block.kind]
         gram[i] = x.T @ (weight[i][:, None] * x)
     for one in found:
         i = one.frame
