@@ -11,7 +11,8 @@ from scipy.spatial.transform import Rotation
 import jaxmlip.data
 from jaxmlip import units
 from jaxmlip.data import Dataset, read_dataset
-from jaxmlip.data.audit import audit, fingerprint
+from jaxmlip.data.audit import audit
+from jaxmlip.data.fingerprint import fingerprint
 from jaxmlip.errors import UserError
 from jaxmlip.io import Record
 
