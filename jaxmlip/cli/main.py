@@ -59,6 +59,9 @@ def guarded(name: str, argv: Sequence[str]) -> int:
         return complain(name, str(error), 2)
     except KeyboardInterrupt as error:
         return complain(name, str(error) or "interrupted; whatever was written is whole.", 130)
+    except BrokenPipeError:  # whoever read our output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
