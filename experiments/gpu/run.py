@@ -19,8 +19,8 @@ from checks import conservation, parity  # noqa: E402
 from limits import device_limits  # noqa: E402
 from speed import speed  # noqa: E402
 
-QUICK = {"parity": ("lj", "fast"), "conservation": ("lj",), "speed": ("lj", "nep")}
-QUICK_SIZES = {"lj": (2, 4), "nep": (2,)}  # 8 n³ atoms
+QUICK = {"parity": ("lj", "nep"), "conservation": ("lj",), "speed": ("lj",)}
+QUICK_SIZES = {"lj": (2, 4)}  # 8 n³ atoms
 
 
 def sections(options: argparse.Namespace, found: dict[str, Case], absent: dict[str, str]) -> dict[str, Callable]:
@@ -34,7 +34,7 @@ def sections(options: argparse.Namespace, found: dict[str, Case], absent: dict[s
         return {name: parity(case, name, accelerator) for name, case in chosen("parity").items()}
 
     def all_conservation():
-        lengths = {"lj": (3, 1000) if quick else (4, 50_000), "fast": (2, 20_000)}
+        lengths = {"lj": (2, 1000) if quick else (4, 50_000), "fast": (2, 20_000)}
         return {n: conservation(found[n], *lengths[n]) for n in lengths if n in chosen("conservation")}
 
     def all_speed():
