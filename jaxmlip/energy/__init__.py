@@ -21,6 +21,7 @@ from jaxmlip.energy.charges import AbstractCharges as AbstractCharges
 from jaxmlip.energy.charges import AtomCharges as AtomCharges
 from jaxmlip.energy.charges import ModelCharges as ModelCharges
 from jaxmlip.energy.charges import SpeciesCharges as SpeciesCharges
+from jaxmlip.energy.committee import Committee as Committee
 from jaxmlip.energy.derivatives import Derivatives as Derivatives
 from jaxmlip.energy.derivatives import energy_forces as energy_forces
 from jaxmlip.energy.derivatives import energy_forces_stress as energy_forces_stress

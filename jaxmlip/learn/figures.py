@@ -25,13 +25,13 @@ def learning_curve(history: Sequence[Mapping[str, Any]], path: Path) -> None:
         "valid_stress_rmse_GPa": "valid. stress RMSE [GPa]",
     }
     shown = {key: name for key, name in names.items() if any(key in line for line in history)}
-    figure, panels = _panels(max(len(shown), 1))
-    for axes, (key, name) in zip(panels, shown.items(), strict=False):
+    figure, places = panels(max(len(shown), 1))
+    for axes, (key, name) in zip(places, shown.items(), strict=False):
         points = [(line["epoch"], line[key]) for line in history if line.get(key, 0.0) > 0.0]
         if points:
             axes.semilogy(*zip(*points, strict=True), marker=".", color="#1f5fa8")
         axes.set(xlabel="epoch", title=name)
-    _save(figure, path)
+    save(figure, path)
 
 
 def parity(report: Report, path: Path) -> None:
@@ -42,8 +42,8 @@ def parity(report: Report, path: Path) -> None:
         ("stress", "GPa", report.stress_label, report.stress, 1.0 / units.GPa),
     ]
     known = [s for s in sets if np.isfinite(s[2]).any() and np.isfinite(s[3]).any()]
-    figure, panels = _panels(max(len(known), 1))
-    for axes, (name, unit, label, value, factor) in zip(panels, known, strict=False):
+    figure, places = panels(max(len(known), 1))
+    for axes, (name, unit, label, value, factor) in zip(places, known, strict=False):
         mask = np.isfinite(label)
         x, y = factor * label[mask], factor * value[mask]
         every = -(-len(x) // _MOST_POINTS)
@@ -53,17 +53,17 @@ def parity(report: Report, path: Path) -> None:
         rmse = float(np.sqrt(np.mean((x - y) ** 2)))
         axes.set(xlabel=f"label [{unit}]", ylabel=f"prediction [{unit}]", title=f"{name}: RMSE {rmse:.3g} {unit}")
         axes.locator_params(nbins=5)  # more would write over each other
-    _save(figure, path)
+    save(figure, path)
 
 
-def _panels(count: int):
+def panels(count: int):
     from matplotlib.figure import Figure  # takes a second to import
 
     figure = Figure(figsize=(3.6 * count, 3.4), layout="constrained")
     return figure, np.atleast_1d(figure.subplots(1, count))
 
 
-def _save(figure, path: Path) -> None:
+def save(figure, path: Path) -> None:
     """PNG in one piece."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=150)

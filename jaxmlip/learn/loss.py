@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxmlip.data import Batch
-from jaxmlip.energy import AbstractEnergy, energy_forces, energy_forces_virial
+from jaxmlip.energy import AbstractEnergy, Committee, energy_forces, energy_forces_virial
 from jaxmlip.learn.charges import find_charges
 
 
@@ -60,6 +61,8 @@ class Loss(eqx.Module):
             raise ValueError(f"Give `huber` or `student`, not both; got {self.huber} and {self.student}.")
 
     def __call__(self, energy: AbstractEnergy, batch: Batch, weights: Weights) -> Float[Array, ""]:
+        if isinstance(energy, Committee):
+            return self._of_committee(energy, batch, weights)
         graph, labels = batch
         if self.stress:
             energies, forces, virial = energy_forces_virial(energy, graph)
@@ -77,6 +80,11 @@ class Loss(eqx.Module):
         terms = (energy_term, force_term, stress, charges)
         weighted = [jnp.asarray(w, energies.dtype) * term for w, term in zip(weights, terms, strict=True)]
         return (weighted[0] + weighted[1] + weighted[2] + weighted[3]) / float(graph.systems)
+
+    def _of_committee(self, energy: Committee, batch: Batch, weights: Weights) -> Float[Array, ""]:
+        """The mean of the losses of the members, each as if it were alone."""
+        each = jax.vmap(lambda own: self(energy.with_own(own), batch, weights))(energy.own)
+        return jnp.mean(each)
 
     def _rho(self, residual: Float[Array, "*n"], scale: Float[Array, ""] | None = None) -> Float[Array, "*n"]:
         """The square of a scaled residual, or what is the same near zero and smaller far out."""

@@ -10,6 +10,7 @@ import jax
 import optax
 from jaxtyping import Array, PyTree
 
+from jaxmlip.energy import Committee
 from jaxmlip.errors import UserError
 from jaxmlip.learn.loss import Weights
 
@@ -138,11 +139,14 @@ def _matrices(params: PyTree) -> PyTree:
     """Which parameters are matrices (outputs, inputs) of some size, perhaps a stack of them, for Muon; the rest is
     Adam's."""
 
-    def matrix(x: Array) -> optax.contrib.MuonDimensionNumbers | None:
-        if x.ndim < 2 or min(x.shape[-2:]) < _SMALLEST_MATRIX:
+    def matrix(x: Array, members: int = 0) -> optax.contrib.MuonDimensionNumbers | None:
+        if x.ndim < 2 + members or min(x.shape[-2:]) < _SMALLEST_MATRIX:
             return None
         return optax.contrib.MuonDimensionNumbers(reduction_axis=x.ndim - 1, output_axis=x.ndim - 2)
 
+    if isinstance(params, Committee):  # the leading axis of what members have for themselves is not one of a matrix
+        own = jax.tree.map(functools.partial(matrix, members=1), params.own)
+        return Committee(own, jax.tree.map(matrix, params.shared))
     return jax.tree.map(matrix, params)
 
 

@@ -26,10 +26,11 @@ from jaxmlip.data import Dataset
 from jaxmlip.data.influence import Influence
 from jaxmlip.errors import UserError
 from jaxmlip.io import Record
+from jaxmlip.learn.calibration import LEAST, conformal
 from jaxmlip.learn.cleaning import Fit
 from jaxmlip.learn.linear import KINDS
 
-_LEAST = 10  # labels of a kind that a factor is taken from
+_VOIGT = (np.array([0, 1, 2, 1, 0, 0]), np.array([0, 1, 2, 2, 2, 1]))  # xx yy zz yz xz xy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,14 +133,53 @@ def calibrate(found: Sequence[Influence]) -> Calibration:
     sizes: dict[str, np.ndarray] = {}
     for number, kind in enumerate(KINDS):
         values = np.concatenate([f.studentised[f.kind == number] for f in found]) if found else np.zeros(0)
-        if 0 < len(values) < _LEAST:
-            raise UserError(f"{len(values)} labels of {kind} are too few to calibrate with; give {_LEAST} at least.")
         if len(values):
-            factor[kind] = float(np.sqrt(np.mean(values**2)))
-            sizes[kind] = np.sort(np.abs(values)) / factor[kind]
+            factor[kind], sizes[kind] = _factor(kind, values, np.ones_like(values))
     if not sizes:
         raise UserError("There is no label to calibrate with.")
     return Calibration(factor, sizes)
+
+
+def calibrate_with(found: Sequence[Uncertain], dataset: Dataset) -> Calibration:
+    """The factors at which predictions for frames that were not learned from are as uncertain as they say.
+
+    **Raises:** `UserError` where there are fewer than ten labels of any kind, or all deviations are zero.
+    """
+    factor: dict[str, float] = dict.fromkeys(KINDS, 1.0)
+    sizes: dict[str, np.ndarray] = {}
+    for kind, (residuals, deviations) in residuals_of(found, dataset).items():
+        factor[kind], sizes[kind] = _factor(kind, residuals, deviations)
+    if not sizes:
+        raise UserError(f"There is no label to calibrate with.\n{dataset.census()}")
+    return Calibration(factor, sizes)
+
+
+def residuals_of(found: Sequence[Uncertain], dataset: Dataset) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Labels minus predictions, and the standard deviations that were predicted for them, of each kind of label that
+    there is: energies per atom [eV], force components [eV/Å], virials per atom [eV]."""
+    rows: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {kind: [] for kind in KINDS}
+    for one, record in zip(found, dataset, strict=True):
+        if record.energy is not None:
+            difference = record.energy / len(record) - one.energy_per_atom
+            rows[KINDS[0]].append((np.array([difference]), np.array([one.energy_std])))
+        if record.forces is not None:
+            rows[KINDS[1]].append((np.ravel(record.forces - one.forces), np.ravel(one.forces_std)))
+        if record.stress is not None and all(record.pbc) and np.isfinite(one.stress).all():
+            known = record.stress_mask[_VOIGT]
+            volume = abs(float(np.linalg.det(record.cell))) / len(record)
+            spread = np.sqrt(np.diag(one.stress_epistemic) + one.stress_noise**2)
+            rows[KINDS[2]].append((volume * (record.stress[_VOIGT] - one.stress)[known], volume * spread[known]))
+    joined = {k: tuple(np.concatenate(x) for x in zip(*v, strict=True)) for k, v in rows.items() if v}
+    return {k: (v[0], v[1]) for k, v in joined.items() if len(v[0])}
+
+
+def _factor(kind: str, residuals: np.ndarray, deviations: np.ndarray) -> tuple[float, np.ndarray]:
+    """The factor of one kind of label, and the sizes of scaled residuals."""
+    if len(residuals) < LEAST:
+        raise UserError(f"{len(residuals)} labels of {kind} are too few to calibrate with; give {LEAST} at least.")
+    sizes = conformal(residuals, deviations).sizes
+    factor = float(np.sqrt(np.mean(sizes**2)))
+    return factor, sizes / factor
 
 
 def _blank(record: Record) -> Record:
