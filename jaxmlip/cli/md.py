@@ -172,11 +172,12 @@ def main(argv: Sequence[str]) -> int:
             integrator = make_integrator(config.dynamics)
         for warning in heard:
             print(f"jaxmlip md: warning: {warning.message}", file=sys.stderr)
-        state = resumed(config) if config.resume else started(config, energy, integrator)
+        state = resumed(config, energy) if config.resume else started(config, energy, integrator)
         outputs = Outputs(
             config.output,
             timestep=config.dynamics.timestep_fs * units.fs,
             degrees_of_freedom=integrator.degrees_of_freedom(state.system),
+            energy=energy,
         )
         return simulate(config, energy, integrator, state, outputs)
 
@@ -231,7 +232,7 @@ def started(config: MDConfig, energy: AbstractEnergy, integrator: AbstractIntegr
     return state
 
 
-def resumed(config: MDConfig) -> State:
+def resumed(config: MDConfig, energy: AbstractEnergy) -> State:
     """The state of the checkpoint, files cut back to it; refuses one that was made with other settings."""
     path = config.output / CHECKPOINT
     if not path.exists():
@@ -242,7 +243,8 @@ def resumed(config: MDConfig) -> State:
         if metadata.get("identity", {}).get(name) != value:
             was = metadata.get("identity", {}).get(name)
             raise UserError(f"cannot resume: {name} is {value} now, but was {was}. Start anew with another `--output`.")
-    outputs = Outputs(config.output, timestep=config.dynamics.timestep_fs * units.fs, degrees_of_freedom=1)
+    timestep = config.dynamics.timestep_fs * units.fs
+    outputs = Outputs(config.output, timestep=timestep, degrees_of_freedom=1, energy=energy)
     outputs.rewind(metadata["writer"], int(state.step))
     return state
 

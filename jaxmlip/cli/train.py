@@ -15,10 +15,11 @@ from jaxmlip.cli.config import parse, require, require_number
 from jaxmlip.cli.structures import blame
 from jaxmlip.cli.terms import Spec, is_trained, make_term, make_terms, with_terms
 from jaxmlip.data import Dataset, read_dataset, statistics
-from jaxmlip.energy import AbstractEnergy
+from jaxmlip.energy import AbstractEnergy, Committee
 from jaxmlip.errors import UserError
 from jaxmlip.learn import FitResult, TrainSettings, evaluate, fit
 from jaxmlip.learn.charges import mean_charges
+from jaxmlip.learn.linearised import last_layer
 
 MODEL = "model.jaxmlip"
 
@@ -69,6 +70,10 @@ class Model:
     """Add long-range electrostatics: latent, predicted or equilibrated charges, or those of each element [e]."""
     background: bool = False
     """Neutralize periodic frames that have a net charge by a uniform background."""
+    members: int = 1
+    """Train a committee of so many models, which says how sure it is; see docs/how-to/uncertainty.md."""
+    share: bool = False
+    """The members of the committee share all but their last layer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +90,10 @@ class TrainConfig:
     def check(self) -> None:
         require_number(self.model.cutoff_angstrom, "model.cutoff_angstrom", above=0.0, most=50.0)
         require_number(self.data.valid_fraction, "data.valid_fraction", least=0.0, most=0.9)
+        require(self.model.members >= 1, "model.members", "must be at least 1", self.model.members)
+        require(
+            self.model.members > 1 or not self.model.share, "model.share", "needs `model.members` of 2 or more", True
+        )
         require(len(self.data.train) > 0, "data.train", "needs at least one file", "none")
 
 
@@ -157,6 +166,9 @@ def make_energy(model: Model, train: Dataset, learn: TrainSettings, *others: Dat
             **changes,
         )
         energy: AbstractEnergy = ACE(config, key=jax.random.key(learn.seed))
+        if model.members > 1:
+            keys = jax.random.split(jax.random.key(learn.seed), model.members)
+            energy = Committee.of([ACE(config, key=key) for key in keys], last_layer if model.share else None)
         if isinstance(model.charges, str):
             options = {"mean_neighbors": max(found.neighbors, 1.0), "start": mean_charges(train)}
             key = jax.random.key(learn.seed + 1)

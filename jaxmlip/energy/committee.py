@@ -59,7 +59,7 @@ class Committee(AbstractEnergy):
         shapes = {tuple(np.shape(leaf) for leaf in jax.tree.leaves(energy)) for energy in energies}
         if len(forms) > 1 or len(shapes) > 1:
             raise ValueError("The members of a committee must have the same form: same class, settings and sizes.")
-        if system_checks(energies[0]):
+        if any(hasattr(part, "plan") for part in system_checks(energies[0])):
             raise ValueError("A member is planned for certain cells (an Ewald sum): add it to the committee instead.")
         chosen = [_is_parameter(leaf) for leaf in jax.tree.leaves(energies[0])]
         if own is not None:

@@ -15,8 +15,11 @@ from jaxtyping import Array, Float
 
 from jaxmlip.compilation import Compiled
 from jaxmlip.energy import AbstractEnergy, Derivatives, check_system, energy_forces_stress, replan, system_checks
+from jaxmlip.energy.committee import Spread, has_committee, split_committee, spread
 from jaxmlip.graph import Graph, batch, pad
 from jaxmlip.io import from_ase
+
+_DEVIATIONS = ("energy_std", "forces_std", "stress_std")
 
 
 class Calculator(calculator.Calculator):
@@ -26,6 +29,9 @@ class Calculator(calculator.Calculator):
     compiled again when atoms move, or when their number changes within a size; `compilations` counts. The stress
     exists where the cell spans space.
 
+    An energy with a `Committee` among its terms has three properties more, the standard deviations of its members:
+    `calc.get_property("energy_std", atoms)` of the total energy [eV], `forces_std` [atoms 3] and `stress_std` [6].
+
     **Raises:** `ValueError` where the atoms hold an element that the energy does not know, or no sensible geometry.
     """
 
@@ -34,6 +40,8 @@ class Calculator(calculator.Calculator):
     def __init__(self, energy: AbstractEnergy):
         super().__init__()
         self.energy = energy
+        if has_committee(energy):
+            vars(self)["implemented_properties"] = [*self.implemented_properties, *_DEVIATIONS]
         self.compilations = 0
         self._atoms = 0
         self._neighbors = 0
@@ -46,8 +54,13 @@ class Calculator(calculator.Calculator):
             self.compilations += 1
             return energy(graph)
 
+        def disagreement(energy: AbstractEnergy, graph: Graph) -> Spread:
+            self.compilations += 1
+            return spread(split_committee(energy)[0], graph)
+
         self._derivatives = Compiled(derivatives)
         self._atomic = Compiled(atomic)
+        self._spread = Compiled(disagreement)
 
     def calculate(
         self,
@@ -62,7 +75,9 @@ class Calculator(calculator.Calculator):
             graph = self._graph(atoms)
             if "energies" in properties:
                 self.results["energies"] = np.asarray(self._atomic(self.energy, graph), np.float64)[: len(atoms)]
-            if set(properties) != {"energies"}:
+            if set(properties) & set(_DEVIATIONS):
+                self._store_spread(atoms, jax.device_get(self._spread(self.energy, graph)))
+            if set(properties) - {"energies", *_DEVIATIONS}:
                 self._store(atoms, jax.device_get(self._derivatives(self.energy, graph)))
 
     def _graph(self, atoms: ase.Atoms) -> Graph:
@@ -81,6 +96,13 @@ class Calculator(calculator.Calculator):
         self.results["forces"] = np.asarray(values.forces, np.float64)[: len(atoms)]
         if atoms.cell.rank == 3:
             self.results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(values.stress[0], np.float64))
+
+    def _store_spread(self, atoms: ase.Atoms, values: Spread) -> None:
+        self.results["energy_std"] = float(values.energy[0]) * len(atoms)
+        self.results["forces_std"] = np.asarray(values.forces, np.float64)[: len(atoms)]
+        if atoms.cell.rank == 3:
+            virial = len(atoms) * np.asarray(values.virial[0], np.float64)
+            self.results["stress_std"] = full_3x3_to_voigt_6_stress(virial / atoms.get_volume())
 
 
 def padded_size(need: int, current: int = 0, *, room: float = 1.0) -> int:

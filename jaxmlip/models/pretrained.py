@@ -3,8 +3,9 @@
 A file is `{"format": "jaxmlip-1", "model": "ACE", "config": {...}, "metadata": {...}, "leaves": [{"path", "shape",
 "dtype"}, ...], "sha256": ...}` and a newline, then the bytes of the leaves in that order, little-endian, C order,
 nothing between; the hash is that of these bytes. A sum of energies is `{"model": "Sum", "terms": [{"model": ...,
-"config": ...}, ...]}` with the leaves of all terms, and a part with parts of its own (charges of an Ewald sum, their
-model) has such entries in its `config`. Nothing is ever unpickled.
+"config": ...}, ...]}` with the leaves of all terms, a committee `{"model": "Committee", "members": 8, "own": [paths of
+the arrays that each member has for itself], "member": {...}}`, and a part with parts of its own (charges of an Ewald
+sum, their model) has such entries in its `config`. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from jaxmlip.energy import (
     AtomCharges,
     AtomicReferences,
     BornMayerHuggins,
+    Committee,
     EquilibratedCharges,
     Equilibration,
     Ewald,
@@ -293,6 +295,9 @@ def _describe(energy: eqx.Module) -> dict[str, Any]:
     name = type(energy).__name__
     if isinstance(energy, Sum):
         return {"model": "Sum", "terms": [_describe(term) for term in energy.terms]}
+    if isinstance(energy, Committee):
+        own = [jax.tree_util.keystr(path) for path, _ in _leaves(energy.own)]
+        return {"model": "Committee", "members": energy.members, "own": own, "member": _describe(energy.member(0))}
     if name in MODELS:
         return {"model": name, "config": dataclasses.asdict(energy.config)}  # type: ignore[attr-defined]
     if name in TERMS:
@@ -303,13 +308,15 @@ def _describe(energy: eqx.Module) -> dict[str, Any]:
         if isinstance(energy, AtomCharges):
             config["atoms"] = len(energy.charges)
         return {"model": name, "config": config}
-    raise TypeError(f"Cannot save a {name}: model files hold {', '.join([*MODELS, *TERMS, 'Sum'])}.")
+    raise TypeError(f"Cannot save a {name}: model files hold {', '.join([*MODELS, *TERMS, 'Sum', 'Committee'])}.")
 
 
 def _skeleton(entry: dict[str, Any]) -> Any:
     """The energy an entry describes, with shapes for arrays."""
     if entry["model"] == "Sum":
         return Sum(tuple(_skeleton(term) for term in entry["terms"]))
+    if entry["model"] == "Committee":
+        return _committee_skeleton(entry)
     config = {name: _part(value) for name, value in entry["config"].items()}
     if entry["model"] in TERMS:
         return TERMS[entry["model"]](config)
@@ -318,6 +325,17 @@ def _skeleton(entry: dict[str, Any]) -> Any:
     return eqx.filter_eval_shape(
         getattr(module, model), getattr(module, configuration)(**config), key=jax.random.key(0)
     )
+
+
+def _committee_skeleton(entry: dict[str, Any]) -> Committee:
+    """A committee with shapes for arrays: its member's, those that are its own behind an axis of members."""
+    member = _skeleton(entry["member"])
+    own, shared = eqx.partition(
+        member,
+        jax.tree_util.tree_map_with_path(lambda path, _: jax.tree_util.keystr(path) in entry["own"], member),
+    )
+    stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((entry["members"], *x.shape), x.dtype), own)
+    return Committee(stacked, shared)
 
 
 def _part(value: Any) -> Any:

@@ -8,6 +8,8 @@ from jaxmlip.simulate.checkpoint import save_state as save_state
 from jaxmlip.simulate.constraints import Constraints as Constraints
 from jaxmlip.simulate.constraints import constrain as constrain
 from jaxmlip.simulate.csvr import CSVR as CSVR
+from jaxmlip.simulate.disagreement import Disagreement as Disagreement
+from jaxmlip.simulate.disagreement import disagreement as disagreement
 from jaxmlip.simulate.errors import Interrupted as Interrupted
 from jaxmlip.simulate.errors import SimulationError as SimulationError
 from jaxmlip.simulate.frames import Frame as Frame

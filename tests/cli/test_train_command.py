@@ -7,6 +7,7 @@ import ase.io
 import numpy as np
 import pytest
 
+from jaxmlip.energy.committee import split_committee
 from jaxmlip.models.pretrained import load
 
 SMALL = ("--model.channels", "2", "--model.degree", "1", "--model.hidden", "4", "--model.radial", "2")
@@ -37,6 +38,28 @@ def test_a_trained_model_is_evaluated_relaxed_with_and_described(labelled, tmp_p
     code, printed, err = jaxmlip("info", out / "model.jaxmlip")
     assert code == 0, err
     assert '"format": "jaxmlip-1"' in printed and "compiler probe     passed" in printed
+
+
+def test_a_committee_is_trained_and_says_how_sure_it_is_in_dynamics(labelled, tmp_path, jaxmlip):
+    out = tmp_path / "run"
+    learn = ("--learn.epochs", "2", "--learn.evaluations", "1", "--learn.max-shapes", "1")
+    options = ("--model.preset", "nep", "--model.cutoff-angstrom", "4.5", *SMALL, *learn, "--output", out)
+    code, _, err = jaxmlip("train", "--data.train", labelled, *options, "--model.share")
+    assert code == 2 and "`model.share` needs `model.members` of 2 or more" in err
+    code, _, err = jaxmlip("train", "--data.train", labelled, *options, "--model.members", "3", "--model.share")
+    assert code == 0, err
+    committee, _ = split_committee(load(out / "model.jaxmlip"))
+    assert committee.members == 3
+
+    options = ("--model", out / "model.jaxmlip", "--structure", labelled, "--output", tmp_path / "md", "--every", "5")
+    options += ("--dynamics.temperature-K", "30")
+    code, _, err = jaxmlip("md", *options, "--dynamics.steps", "10")
+    assert code == 0, err
+    code, _, err = jaxmlip("md", *options, "--dynamics.steps", "20", "--resume")
+    assert code == 0, err
+    rows = np.genfromtxt(tmp_path / "md" / "log.csv", delimiter=",", names=True)
+    assert rows["step"].tolist() == [5, 10, 15, 20]
+    assert (rows["energy_std_eV"] > 0).all() and (rows["worst_force_std_eV_A"] > 0).all()
 
 
 @pytest.mark.parametrize("charges", ['"latent"', "{ Ar = 0.0 }"])

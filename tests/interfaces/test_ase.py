@@ -8,7 +8,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.calculators.lj import LennardJones as AseLennardJones
 
-from jaxmlip.energy import ZBL, AtomicReferences, LennardJones
+from jaxmlip.energy import ZBL, AtomicReferences, Committee, LennardJones
 from jaxmlip.interfaces.ase import Calculator, padded_size
 
 ARGON = LennardJones(0.0104, 3.4, 6.0)
@@ -117,3 +117,20 @@ def test_results_are_float64_where_jax_is_not():
     atoms.calc = Calculator(LennardJones(float(np.float32(0.0104)), float(np.float32(3.4)), 6.0))
     assert single[1].dtype == np.float64
     assert single[0] == pytest.approx(atoms.get_potential_energy(), rel=1e-12)
+
+
+def test_a_committee_says_how_far_its_members_disagree():
+    members = [LennardJones(epsilon, 3.4, 6.0) for epsilon in (0.0100, 0.0104, 0.0109)]
+    atoms, calc = argon(1), Calculator(Committee.of(members) + ZBL())
+    each = []
+    for member in members:
+        other = atoms.copy()
+        other.calc = Calculator(member)
+        each.append((other.get_potential_energy(), other.get_forces(), other.get_stress()))
+    atoms.calc = calc
+    for i, name in enumerate(("energy_std", "forces_std", "stress_std")):
+        expected = np.std([values[i] for values in each], axis=0, ddof=1)
+        np.testing.assert_allclose(calc.get_property(name, atoms), expected, rtol=1e-9, atol=1e-15)
+    assert "energy_std" not in Calculator(members[0]).implemented_properties
+    with pytest.raises(PropertyNotImplementedError):
+        Calculator(members[0]).get_property("forces_std", atoms)

@@ -14,6 +14,7 @@ import pytest
 from jaxmlip.energy import (
     ZBL,
     AtomicReferences,
+    Committee,
     LennardJones,
     Morse,
     Repulsion,
@@ -21,7 +22,9 @@ from jaxmlip.energy import (
     SoftSphere,
     buckingham,
 )
+from jaxmlip.learn.linearised import last_layer
 from jaxmlip.models import pretrained
+from jaxmlip.models.ace import ACE, ACEConfig
 from jaxmlip.models.linear import LinearACE, LinearACEConfig
 from jaxmlip.models.nequip import NequIP, NequIPConfig
 from jaxmlip.models.pretrained import NAMED, find, load, metadata, save
@@ -79,6 +82,16 @@ def test_ace_is_read_back(tmp_path):
     ace = pytest.importorskip("jaxmlip.models.ace")
     model = ace.ACE(ace.ACEConfig.preset("nep", (14,)), key=jax.random.key(0))
     assert eqx.tree_equal(load(save(tmp_path / "ace", model)), model)
+
+
+@pytest.mark.parametrize("own", [None, last_layer])
+def test_a_committee_is_read_back_with_what_its_members_share(own, tmp_path):
+    config = ACEConfig((14,), degree=1, radial=3, channels=3, hidden=4, products=False)
+    committee = Committee.of([ACE(config, key=jax.random.key(i)) for i in range(3)], own)
+    total = committee + AtomicReferences({14: -5.0})
+    again = load(save(tmp_path / "committee", total))
+    assert eqx.tree_equal(again, total)
+    assert again.terms[0].members == 3
 
 
 def test_dtype_casts_parameters_only_where_asked(model, tmp_path):
