@@ -11,7 +11,11 @@ from jaxtyping import Array, Float
 
 from jaxmlip.data import Batch
 from jaxmlip.energy import AbstractEnergy, Committee, energy_forces, energy_forces_virial
+from jaxmlip.energy.committee import deviation
+from jaxmlip.errors import UserError
 from jaxmlip.learn.charges import find_charges
+
+_LEAST_SPREAD = 0.01  # of the scale of the labels: no committee is surer of itself
 
 
 class Weights(NamedTuple):
@@ -42,7 +46,9 @@ class Loss(eqx.Module):
     whose pull on an outlier even falls with its size.
 
     **Reference:** Huber, Ann. Math. Stat. 35, 73 (1964), doi:10.1214/aoms/1177703732; Lange, Little & Taylor, J. Am.
-    Stat. Assoc. 84, 881 (1989), doi:10.1080/01621459.1989.10478852 (Student's t).
+    Stat. Assoc. 84, 881 (1989), doi:10.1080/01621459.1989.10478852 (Student's t); Seitzer et al., ICLR (2022),
+    arXiv:2203.09168, and Kellner & Ceriotti, Mach. Learn.: Sci. Technol. 5, 035006 (2024),
+    doi:10.1088/2632-2153/ad594a (committees that share parameters).
     """
 
     scale: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1.0)
@@ -82,9 +88,40 @@ class Loss(eqx.Module):
         return (weighted[0] + weighted[1] + weighted[2] + weighted[3]) / float(graph.systems)
 
     def _of_committee(self, energy: Committee, batch: Batch, weights: Weights) -> Float[Array, ""]:
-        """The mean of the losses of the members, each as if it were alone."""
+        """The mean of the losses of the members, each as if it were alone; where they share parameters, that of their
+        mean and spread, since alone they would all find the same last layer."""
+        if _has_parameters(energy.shared):
+            return self._of_mean_and_spread(energy, batch, weights)
         each = jax.vmap(lambda own: self(energy.with_own(own), batch, weights))(energy.own)
         return jnp.mean(each)
+
+    def _of_mean_and_spread(self, energy: Committee, batch: Batch, weights: Weights) -> Float[Array, ""]:
+        r"""The likelihood of labels with the mean and the variance $v$ of the members: $r^2 / v + \ln v$, each term
+        times $v$ as it stands (Seitzer et al.), so that the mean learns as it does from squares."""
+        if self.charges:
+            raise UserError("Members that share parameters cannot learn charges yet: train a committee that does not.")
+        graph, labels = batch
+        differentiate = energy_forces_virial if self.stress else energy_forces
+        energies, forces, *virial = jax.vmap(lambda own: differentiate(energy.with_own(own), graph))(energy.own)
+        parts = [
+            (weights.energy, labels.energy_weight, (energies - labels.energy[None]) * labels.inverse_atoms[None]),
+            (weights.forces, labels.force_weight[:, None], forces - labels.forces[None]),
+        ]
+        if self.stress:
+            per_atom = -virial[0] * labels.inverse_atoms[None, :, None, None] - labels.virial_per_atom[None]
+            parts.append((weights.stress, labels.stress_weight, per_atom))
+        total = jnp.zeros((), energies.dtype)
+        for weight, each, residuals in parts:
+            total = total + jnp.asarray(weight, total.dtype) * jnp.sum(each * self._spread_loss(residuals))
+        return total / float(graph.systems)
+
+    def _spread_loss(self, residuals: Float[Array, "members *n"]) -> Float[Array, "*n"]:
+        """What the mean and the spread of the members lose on each label."""
+        mean = jnp.mean(residuals, axis=0)
+        x = residuals / self.scale.astype(residuals.dtype)
+        variance = deviation(x) ** 2 + _LEAST_SPREAD**2
+        now = jax.lax.stop_gradient(variance)
+        return self._rho(mean) * now / variance + now * jnp.log(variance)
 
     def _rho(self, residual: Float[Array, "*n"], scale: Float[Array, ""] | None = None) -> Float[Array, "*n"]:
         """The square of a scaled residual, or what is the same near zero and smaller far out."""
@@ -95,3 +132,7 @@ class Loss(eqx.Module):
             return x * x
         size = jnp.abs(x)
         return jnp.where(size < self.huber, x * x, self.huber * (2.0 * size - self.huber))
+
+
+def _has_parameters(energy: AbstractEnergy) -> bool:
+    return any(isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating) for x in jax.tree.leaves(energy))
