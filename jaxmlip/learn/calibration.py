@@ -34,7 +34,7 @@ from jaxmlip.errors import UserError
 
 LEVELS = (0.5, 0.68, 0.9, 0.95)
 LEAST = 10  # labels that anything is calibrated with
-_FLOOR = 1e-6  # of the median deviation: what is exactly known by symmetry divides nothing by zero
+_FLOOR = 0.01  # of the median deviation: what all members know by symmetry is not known better than its label
 
 Values = Float[np.ndarray, "labels"]
 
@@ -199,7 +199,7 @@ def reliability(path: Path, curves: Mapping[str, tuple[Values, Values]], *, unit
 
 
 def checked(residuals: Values, deviations: Values) -> tuple[Values, Values]:
-    """Both as vectors of float64, deviations that are zero by symmetry made tiny.
+    """Both as vectors of float64, deviations below a hundredth of their median (zero by symmetry) raised to it.
 
     **Raises:** `UserError` for fewer than ten, of different number, not finite, negative, or all zero.
     """
