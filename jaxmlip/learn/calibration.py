@@ -36,7 +36,7 @@ LEVELS = (0.5, 0.68, 0.9, 0.95)
 LEAST = 10  # labels that anything is calibrated with
 _FLOOR = 0.01  # of the median deviation: what all members know by symmetry is not known better than its label
 
-Values = Float[np.ndarray, "labels"]
+Values = Float[np.ndarray, "..."]
 
 
 def deviations_at_level(level: float) -> float:
