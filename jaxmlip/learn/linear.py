@@ -27,7 +27,6 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from scipy import linalg
 
 from jaxmlip.compilation import Compiled
 from jaxmlip.data import Dataset, Loader, find_references
@@ -35,14 +34,11 @@ from jaxmlip.energy import AbstractEnergy, AtomicReferences
 from jaxmlip.errors import UserError
 from jaxmlip.io import Record
 from jaxmlip.learn.evaluate import ahead, check_dataset
+from jaxmlip.learn.evidence import KINDS as KINDS
+from jaxmlip.learn.evidence import Sums, given, maximise_evidence
 from jaxmlip.models.linear import GROUPS, LinearACE
 
-KINDS = ("energy", "force", "virial")  # eV/atom, eV/Å, eV/atom
 _UPPER = np.triu_indices(3)
-_FREE = 1e-8  # prior precision of constants: none to speak of
-_RIDGE = 1e-9
-_LEAST_NOISE = 1e-6  # in the unit of each kind: labels are never taken to be exact
-_MOST_ITERATIONS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,21 +53,6 @@ class Block:
     predicted: np.ndarray
     kind: np.ndarray
     weight: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Sums:
-    """What the fit needs of the data: `gram`, `cross`, `square` and `count` of every kind of label."""
-
-    gram: np.ndarray
-    cross: np.ndarray
-    square: np.ndarray
-    count: np.ndarray
-
-    def times(self, factors: np.ndarray) -> Sums:
-        """The same with the labels of each kind repeated."""
-        x = factors
-        return Sums(self.gram * x[:, None, None], self.cross * x[:, None], self.square * x, self.count * x)
 
 
 class RowCache:
@@ -161,6 +142,7 @@ def fit_linear(
     *,
     references: str | Mapping[int, float] | Mapping[str, float] = "auto",
     balance: float = 0.5,
+    ridge: float = 1.0,
     dtype: Any = None,
     cache: RowCache | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -168,7 +150,8 @@ def fit_linear(
     """The weights of a linear model by Bayesian least squares on all labels of a data set.
 
     Rows are computed in `dtype`, by default float64 where JAX has it enabled; everything after that is in float64.
-    `balance` (0 to 1) says how much more one energy counts than one force component, see the module.
+    `balance` (0 to 1) says how much more one energy counts than one force component, see the module. `ridge` multiplies
+    the prior precision of the weights that the evidence finds: above 1 the fit is smoother, below 1 freer.
     A `cache` keeps the rows for further fits with the same model; `progress(done, frames)` is called after each frame.
 
     **Raises:** `UserError` where there is no label, an element is unknown, or a label is not finite.
@@ -178,7 +161,7 @@ def fit_linear(
     dtype = np.dtype(jnp.asarray(0.0).dtype if dtype is None else dtype)
     blocks = design(model, dataset, energies, dtype=dtype, cache=cache)
     elements = model.config.elements
-    found = solve(blocks, dataset, _groups(model), GROUPS, balance=balance, progress=progress)
+    found = solve(blocks, dataset, groups_of(model), GROUPS, balance=balance, ridge=ridge, progress=progress)
     weights = found.mean / found.scale
     fitted = eqx.tree_at(
         lambda m: m.weights,
@@ -203,18 +186,32 @@ def solve(
     names: Sequence[str],
     *,
     balance: float,
+    ridge: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Posterior:
-    """The posterior of the weights from the blocks of all frames; `groups` has the index of each weight in `names`, and
-    constants of the elements, the last columns, have none.
+    """The posterior of the weights from the blocks of all frames; the rest as in `solve_sums`.
 
-    **Raises:** `UserError` where there is no label, or `balance` is not allowed.
+    **Raises:** `UserError` where there is no label, or `balance` or `ridge` is not allowed.
     """
-    if not 0.0 <= balance <= 1.0:
-        raise UserError(f"`balance` lies between 0 (plain evidence) and 1 (all kinds the same); got {balance}.")
+    _check_options(balance, (ridge,))
     sums = accumulate(blocks, progress=progress, frames=len(dataset))
     if sums.count.sum() == 0:
         raise UserError(f"There is no label to fit to.\n{dataset.census()}")
+    return solve_sums(sums, groups, names, balance=balance, ridges=(ridge,))[0]
+
+
+def solve_sums(
+    sums: Sums, groups: np.ndarray, names: Sequence[str], *, balance: float, ridges: Sequence[float] = (1.0,)
+) -> list[Posterior]:
+    """The posterior of the weights from the sums over the frames, one for each of `ridges`, which multiply the prior
+    precisions that the evidence finds; the noise is that of the evidence in all of them. `groups` has the index of each
+    weight in `names`; constants of the elements, the last columns, have none.
+
+    **Raises:** `UserError` where there is no label, or an option is not allowed.
+    """
+    _check_options(balance, ridges)
+    if sums.count.sum() == 0:
+        raise UserError("There is no label to fit to.")
     counted = (sums.count.max() / np.maximum(sums.count, 1.0)) ** balance
     sums = sums.times(counted)
     groups = np.concatenate([groups, np.full(sums.cross.shape[1] - len(groups), -1)])
@@ -222,16 +219,30 @@ def solve(
     if sums.count[1] == 0:
         scale = np.sqrt(np.maximum(np.diag(sums.gram.sum(axis=0)) / sums.count.sum(), 1e-12))
     scale[groups < 0] = 1.0
-    mean, factor, alpha, beta, evidence = maximise_evidence(sums, groups, scale)
-    return Posterior(
-        mean=mean,
-        noise=dict(zip(KINDS, (1.0 / np.sqrt(beta)).tolist(), strict=True)),
-        counted=dict(zip(KINDS, counted.tolist(), strict=True)),
-        alpha=dict(zip(names, alpha.tolist(), strict=True)),
-        factor=factor,
-        scale=scale,
-        evidence=evidence,
-    )
+    *best, alpha, beta, evidence = maximise_evidence(sums, groups, scale)
+    found = []
+    for ridge in ridges:
+        at = (*best, None, evidence) if ridge == 1.0 else given(sums, groups, scale, ridge * alpha, beta)
+        found.append(
+            Posterior(
+                mean=at[0],
+                noise=dict(zip(KINDS, (1.0 / np.sqrt(beta)).tolist(), strict=True)),
+                counted=dict(zip(KINDS, counted.tolist(), strict=True)),
+                alpha=dict(zip(names, (ridge * alpha).tolist(), strict=False)),  # the last groups may be empty
+                factor=at[1],
+                scale=scale,
+                evidence=at[-1],
+            )
+        )
+    return found
+
+
+def _check_options(balance: float, ridges: Sequence[float]) -> None:
+    if not 0.0 <= balance <= 1.0:
+        raise UserError(f"`balance` lies between 0 (plain evidence) and 1 (all kinds the same); got {balance}.")
+    for ridge in ridges:
+        if not 0.0 < ridge < np.inf:
+            raise UserError(f"`ridge` multiplies the prior precision and must be positive and finite; got {ridge}.")
 
 
 def design(
@@ -338,48 +349,8 @@ def accumulate(blocks: Iterator[Block], *, progress: Callable[[int, int], None] 
     return Sums(gram, cross, square, count)
 
 
-def _groups(model: LinearACE) -> np.ndarray:
+def groups_of(model: LinearACE) -> np.ndarray:
     """The group of each weight, an index of `GROUPS`."""
     sizes = model.config.sizes
     one = np.concatenate([np.full(sizes[name], i) for i, name in enumerate(GROUPS)])
     return np.tile(one, len(model.config.elements))
-
-
-def maximise_evidence(
-    sums: Sums, groups: np.ndarray, scale: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
-    """Mean of the scaled weights, Cholesky factor of their precision, `alpha` of each group, `beta` of each kind of
-    label, and the logarithm of the evidence; columns of group -1 are free."""
-    gram, cross = sums.gram / (scale[:, None] * scale), sums.cross / scale
-    kinds = [k for k in range(len(KINDS)) if sums.count[k] > 0]
-    names = range(int(groups.max()) + 1)
-    variance = np.array([sums.square[k] / max(sums.count[k], 1.0) for k in range(len(KINDS))])
-    beta = 1.0 / np.maximum(0.01 * variance, _LEAST_NOISE**2)
-    alpha = np.full(len(names), 1.0 / max(variance[1], _LEAST_NOISE**2))
-    best: tuple | None = None
-    for _ in range(_MOST_ITERATIONS):
-        prior = np.where(groups < 0, _FREE, alpha[np.maximum(groups, 0)])
-        precision = np.einsum("k,kij->ij", beta, gram) + np.diag(prior)
-        precision[np.diag_indices_from(precision)] *= 1.0 + _RIDGE  # rows may be in single precision
-        factor = linalg.cholesky(precision, lower=True)
-        mean = linalg.cho_solve((factor, True), beta @ cross)
-        misfit = np.array([sums.square[k] - 2.0 * mean @ cross[k] + mean @ gram[k] @ mean for k in range(len(KINDS))])
-        misfit = np.maximum(misfit, sums.count * _LEAST_NOISE**2)
-        covariance = linalg.cho_solve((factor, True), np.eye(len(factor)))
-        determined = np.einsum("ij,kij->k", covariance, gram) * beta
-        evidence = -np.sum(np.log(np.diag(factor))) - 0.5 * float(beta @ misfit) - 0.5 * float(prior @ mean**2)
-        evidence += 0.5 * float(np.sum(np.log(prior[groups >= 0])))
-        evidence += 0.5 * sum(float(sums.count[k]) * np.log(beta[k] / (2.0 * np.pi)) for k in kinds)
-        gain = np.inf if best is None else evidence - best[-1]
-        if best is None or gain > 0.0:
-            best = (mean, factor, alpha.copy(), beta.copy(), evidence)
-        if abs(gain) < 0.1:
-            break
-        for k in kinds:
-            beta[k] = max(sums.count[k] - determined[k], 1e-3 * sums.count[k]) / misfit[k]
-        for g in names:
-            mine = groups == g
-            size = max(float(np.sum(mine)) - alpha[g] * float(np.sum(np.diag(covariance)[mine])), 1e-3)
-            alpha[g] = max(size / max(float(np.sum(mean[mine] ** 2)), 1e-12 * size), 1e-8)
-    assert best is not None
-    return best
