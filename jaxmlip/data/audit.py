@@ -22,7 +22,7 @@ from scipy.spatial import KDTree
 
 from jaxmlip.data.dataset import Dataset
 from jaxmlip.data.finding import ERROR, NOTE, WARNING, Finding
-from jaxmlip.data.fingerprint import CUTOFF, fingerprint, same_distances
+from jaxmlip.data.fingerprint import CUTOFF, SAME, equal_structures, fingerprint
 from jaxmlip.data.statistics import find_references, reference_energy
 from jaxmlip.data.work import check_work
 from jaxmlip.elements import COVALENT_RADII, SYMBOLS
@@ -41,7 +41,6 @@ THEORY: Mapping[str, tuple[str, ...]] = {
     "spin": ("spin", "nspin", "ispin", "spin_polarized", "magnetic"),
     "program": ("program", "code", "dft_code"),
 }
-_SAME = 1e-5  # relative difference of fingerprints that rounding makes
 _CLOSE = 0.5  # of the sum of covalent radii
 _NET_FORCE = 0.02  # eV/Å for each root of an atom
 _NET_TORQUE = 0.05  # of the sum of moments
@@ -151,7 +150,7 @@ def _labels(dataset: Dataset) -> Iterator[Finding]:
 def _moved(a: Record, b: Record) -> bool:
     """Whether two frames are different structures."""
     x, y = fingerprint(a), fingerprint(b)
-    return bool(x.shape != y.shape or np.linalg.norm(x - y) > 10.0 * _SAME * np.linalg.norm(x))
+    return bool(x.shape != y.shape or np.linalg.norm(x - y) > 10.0 * SAME * np.linalg.norm(x))
 
 
 def _forces(dataset: Dataset) -> Iterator[Finding]:
@@ -206,24 +205,16 @@ def _distances(dataset: Dataset) -> Iterator[Finding]:
 def _twice(parts: Mapping[str, Dataset], whole: Dataset, fingerprints: Sequence[np.ndarray]) -> Iterator[Finding]:
     """Structures that are there twice: with other labels, in two parts, or merely twice."""
     part_of = [name for name, part in parts.items() for _ in part]
-    groups: dict[tuple, list[int]] = defaultdict(list)
-    for i, r in enumerate(whole):
-        groups[len(fingerprints[i]), tuple(np.unique(r.numbers))].append(i)
     differing, leaking, same = [], [], []
-    for members in groups.values():
-        x = np.array([fingerprints[i] / np.linalg.norm(fingerprints[i]) for i in members])
-        for a, b in sorted(KDTree(x).query_pairs(_SAME)):
-            i, j = members[a], members[b]
-            r, s = whole[i], whole[j]
-            if not same_distances(r, s):
-                continue
-            pair = f"{r.where} and {s.where}"
-            if r.energy is not None and s.energy is not None and abs(r.energy - s.energy) > 2e-3 * len(r):
-                differing.append(f"{pair} ({1e3 * (s.energy - r.energy) / len(r):+.1f} meV/atom)")
-            elif part_of[i] != part_of[j]:
-                leaking.append(pair)
-            else:
-                same.append(pair)
+    for i, j in equal_structures(whole.records, fingerprints):
+        r, s = whole[i], whole[j]
+        pair = f"{r.where} and {s.where}"
+        if r.energy is not None and s.energy is not None and abs(r.energy - s.energy) > 2e-3 * len(r):
+            differing.append(f"{pair} ({1e3 * (s.energy - r.energy) / len(r):+.1f} meV/atom)")
+        elif part_of[i] != part_of[j]:
+            leaking.append(pair)
+        else:
+            same.append(pair)
     if differing:
         yield Finding("duplicates", ERROR, f"{len(differing)} equal structures with other energies", tuple(differing))
     if leaking:

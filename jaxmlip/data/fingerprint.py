@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float
+from scipy.spatial import KDTree
 
 from jaxmlip.graph.host import neighbor_pairs
 from jaxmlip.io import Record
 
 CUTOFF = 5.0  # Å
 _WIDTHS = 8  # functions of distance in it
+SAME = 1e-5  # relative difference of fingerprints that rounding makes
 _FAR = 13.0  # Å, for fragments that do not see each other in the fingerprint
 
 
@@ -54,3 +58,16 @@ def same_distances(a: Record, b: Record) -> bool:
     return bool(np.all(np.abs(lengths[0][: least // 2] - lengths[1][: least // 2]) < 1e-3)) and bool(
         abs(lengths[0][:least].mean() - lengths[1][:least].mean()) < 1e-4
     )
+
+
+def equal_structures(records: Sequence[Record], fingerprints: Sequence[np.ndarray]) -> Iterator[tuple[int, int]]:
+    """Pairs of frames that are one structure, whatever its orientation, origin, cell and order of atoms."""
+    groups: dict[tuple, list[int]] = defaultdict(list)
+    for i, r in enumerate(records):
+        groups[len(fingerprints[i]), tuple(np.unique(r.numbers))].append(i)
+    for members in groups.values():
+        x = np.array([fingerprints[i] / np.linalg.norm(fingerprints[i]) for i in members])
+        for a, b in sorted(KDTree(x).query_pairs(SAME)):
+            i, j = members[a], members[b]
+            if same_distances(records[i], records[j]):
+                yield i, j

@@ -219,19 +219,21 @@ def solve_sums(
     if sums.count[1] == 0:
         scale = np.sqrt(np.maximum(np.diag(sums.gram.sum(axis=0)) / sums.count.sum(), 1e-12))
     scale[groups < 0] = 1.0
-    *best, alpha, beta, evidence = maximise_evidence(sums, groups, scale)
+    best, factor, alpha, beta, evidence = maximise_evidence(sums, groups, scale)
     found = []
     for ridge in ridges:
-        at = (*best, None, evidence) if ridge == 1.0 else given(sums, groups, scale, ridge * alpha, beta)
+        mean, lower, _, value = best, factor, None, evidence
+        if ridge != 1.0:
+            mean, lower, _, value = given(sums, groups, scale, ridge * alpha, beta)
         found.append(
             Posterior(
-                mean=at[0],
+                mean=mean,
                 noise=dict(zip(KINDS, (1.0 / np.sqrt(beta)).tolist(), strict=True)),
                 counted=dict(zip(KINDS, counted.tolist(), strict=True)),
                 alpha=dict(zip(names, (ridge * alpha).tolist(), strict=False)),  # the last groups may be empty
-                factor=at[1],
+                factor=lower,
                 scale=scale,
-                evidence=at[-1],
+                evidence=value,
             )
         )
     return found
