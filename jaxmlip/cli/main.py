@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a potential on labelled structures",
     "audit": "what is wrong with the labels of a data set",
     "clean": "find labelled structures that look wrong",
+    "tradeoff": "how large a model, how much regularisation, whether more frames would help",
     "evaluate": "errors of a model on labelled structures",
     "md": "molecular dynamics with a model",
     "relax": "relax a structure with a model",

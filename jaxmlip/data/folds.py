@@ -72,7 +72,7 @@ def make_folds(
         raise UserError(f"There is no label to validate with.\n{dataset.census()}")
     notices = []
     if not labelled.all():
-        notices.append(f"{np.sum(~labelled)} frames have no label and are left out.")
+        notices.append(f"{np.sum(~labelled)} of {len(dataset)} frames have no label and are left out.")
     isolated = np.array([r.is_isolated_atom for r in dataset], bool)
     usable = [int(i) for i in np.flatnonzero(labelled & ~isolated)]
     groups = _groups(dataset, group_by)
@@ -119,7 +119,7 @@ def _units(
     a, b = np.array(pairs, int).reshape(-1, 2).T
     links = coo_array((np.ones(len(a)), (a, b)), shape=(len(usable), len(usable)))
     count, which = connected_components(links, directed=False)
-    return [[usable[i] for i in np.flatnonzero(which == unit)] for unit in range(count)]
+    return [[usable[int(i)] for i in np.flatnonzero(which == unit)] for unit in range(count)]
 
 
 def _features(dataset: Dataset, frames: Sequence[int]) -> set[str]:

@@ -78,6 +78,9 @@ class Loader:
 
     Loss weights are normalized so that a loss is a sum over frames: a frame counts the same whatever it is batched
     with, and a force component the same in small frames and in large ones. `epoch(n)` depends on `seed` and `n` alone.
+
+    `shapes` are those of another loader, whose programs are to serve again: of a data set that holds this one, with the
+    same size of batches.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class Loader:
         dtype: Any = np.float32,
         seed: int = 0,
         max_shapes: int = 3,
+        shapes: Sequence[tuple[int, int]] | None = None,
     ):
         if len(dataset) == 0:
             raise UserError("A loader needs at least one frame; got none.")
@@ -112,8 +116,8 @@ class Loader:
         self._neighbors = np.array([f.senders.shape[0] for f in self.frames])
         self._fixed_plan = None if batch_atoms is None else self._plan_by_size(batch_atoms)
         most = sizes[0] if self._fixed_plan is None else max(len(i) for i in self._fixed_plan)
-        self.batch_size = min(most, len(dataset))
-        self.shapes = self._choose_shapes(max_shapes)
+        self.batch_size = min(most, len(dataset)) if shapes is None else most
+        self.shapes = self._choose_shapes(max_shapes) if shapes is None else self._given_shapes(shapes)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -167,6 +171,17 @@ class Loader:
             plan[-1].append(int(i))
             room -= self._atoms[i]
         return [np.array(indices) for indices in plan]
+
+    def _given_shapes(self, shapes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+        """Shapes that were given, cheapest first.
+
+        **Raises:** `ValueError` where the largest does not hold the largest batch that can occur.
+        """
+        ordered = tuple(sorted(shapes, key=lambda s: (s[0] * s[1], s)))
+        needed = int(np.sort(self._atoms)[-self.batch_size :].sum()), int(self._neighbors.max())
+        if not ordered or ordered[-1][0] < needed[0] or ordered[-1][1] < needed[1]:
+            raise ValueError(f"`shapes` must hold batches of {needed} atoms and neighbors; got {list(shapes)}.")
+        return ordered
 
     def _choose_shapes(self, max_shapes: int) -> tuple[tuple[int, int], ...]:
         """Shapes, cheapest first. The last one holds any batch that can occur."""

@@ -14,8 +14,9 @@ import numpy as np
 from jaxmlip.learn.evidence import KINDS
 from jaxmlip.learn.learning_curve import PowerLaw, fit_exponent
 from jaxmlip.learn.splits import Point
-from jaxmlip.learn.trade_off import Cell, along, shape, summarize
+from jaxmlip.learn.trade_off import Cell, along, shape, standard_error, summarize
 
+_SAME = 0.01  # relative difference of scores that is none
 _CLOSE_GAP = 1.15  # test over training errors, below which a model is too stiff rather than too free
 
 
@@ -35,20 +36,29 @@ class TradeOff:
 def weigh(points: Sequence[Point], curve: Sequence[Point] = ()) -> TradeOff:
     """The trade-off that cross-validated errors show (`points`), with the learning curves of one setting (`curve`).
 
-    The recommended setting follows the one-standard-error rule: of all whose mean score is within a standard error of
-    the best one, the one with fewest weights, and of those the one with the strongest regularisation.
+    The recommended setting follows the one-standard-error rule: of all that are within a standard error of the best one
+    (of the logarithm of their ratio in the same folds, and at least 1 %), the one with fewest weights, and of those
+    the one with the strongest regularisation.
 
     **Raises:** `UserError` where no point has an error to compare.
     """
     cells = summarize(points)
     best = min(cells, key=lambda c: c.score)
-    within = [c for c in cells if c.score <= best.score + best.score_error]
+    within = [c for c in cells if _is_near(c, best)]
     simplest = min(within, key=lambda c: (c.weights, -c.regularisation))
     curves = curves_of(curve)
     shapes = {"capacity": _shape_along(cells, "weights"), "regularisation": _shape_along(cells, "regularisation")}
     shapes = {name: found for name, found in shapes.items() if found}
     verdict = tuple(_verdict(cells, best, simplest, curves, shapes))
     return TradeOff(tuple(cells), best, simplest, curves, shapes, verdict)
+
+
+def _is_near(cell: Cell, best: Cell) -> bool:
+    """Whether a setting is within a standard error of the best one; settings with other folds compare their means."""
+    if len(cell.scores) != len(best.scores):
+        return cell.score <= best.score + best.score_error
+    d = np.log(np.array(cell.scores) / np.array(best.scores))
+    return bool(d.mean() <= max(_SAME, standard_error(d)))
 
 
 def curves_of(points: Sequence[Point]) -> dict[str, PowerLaw]:
@@ -153,7 +163,7 @@ def table(found: TradeOff) -> str:
         mark = ("*" if cell is found.best else " ") + (">" if cell is found.simplest else " ")
         effective = "-" if cell.effective is None else f"{cell.effective:.0f}"
         cells = "  ".join(f"{_number(cell.train, k):>7} {_with_error(cell, k):>14}" for k in ("energy", "force"))
-        lines.append(f"{mark}{cell.capacity:<16} {cell.weights:>7} {effective:>9} {cell.regularisation:>8.1g}  {cells}")
+        lines.append(f"{mark}{cell.capacity:<16} {cell.weights:>7} {effective:>9} {cell.regularisation:>8.3g}  {cells}")
     return "\n".join(lines)
 
 

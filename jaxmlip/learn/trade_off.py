@@ -106,7 +106,7 @@ class Cell:
     @property
     def score_error(self) -> float:
         """Standard error of the mean over the folds."""
-        return _standard_error(np.array(self.scores))
+        return standard_error(np.array(self.scores))
 
 
 def summarize(points: Sequence[Point]) -> list[Cell]:
@@ -129,7 +129,7 @@ def summarize(points: Sequence[Point]) -> list[Cell]:
                     regularisation=regularisation,
                     train={k: float(np.mean(x)) for k, x in _by_kind([p.train for p in members]).items()},
                     test={k: float(np.mean(x)) for k, x in _by_kind([p.test for p in members]).items()},
-                    spread={k: _standard_error(x) for k, x in _by_kind([p.test for p in members]).items()},
+                    spread={k: standard_error(x) for k, x in _by_kind([p.test for p in members]).items()},
                     scores=tuple(scores),
                     effective=float(np.mean(effective)) if effective else None,
                 )
@@ -152,7 +152,8 @@ def _score(point: Point) -> float | None:
     return float(np.exp(np.mean(np.log(np.maximum(known, 1e-12))))) if known else None
 
 
-def _standard_error(x: np.ndarray) -> float:
+def standard_error(x: np.ndarray) -> float:
+    """Of the mean of independent values; 0 for one."""
     return float(np.std(x, ddof=1) / np.sqrt(len(x))) if len(x) > 1 else 0.0
 
 

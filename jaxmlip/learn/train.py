@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import operator
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ def fit(
     resume: bool = True,
     trainable: Trainable | None = None,
     prior: AbstractEnergy | None = None,
+    shapes: Sequence[tuple[int, int]] | None = None,
     quiet: bool = False,
 ) -> FitResult:
     """Trains an energy on labelled frames; the result is the one that was best on `valid` (the last one without).
@@ -73,6 +74,7 @@ def fit(
     charges that are given.
     `folder` gets `metrics.jsonl`, checkpoints and figures; with `resume`, a run that was stopped there goes on as if it
     never had been, to the bit. Ctrl-C ends it after the step in flight, with a checkpoint.
+    With `shapes`, those of a `Loader` of a larger data set, only the first of the trainings on its parts compiles.
 
     **Raises:** `UserError` for data that cannot be trained on, a folder in use or with another run in it, a full disk;
     `FloatingPointError` where the loss is no longer finite (the last checkpoint is good).
@@ -81,7 +83,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         folder = None if folder is None else stack.enter_context(locked(Path(folder)))
         progress = stack.enter_context(Progress(quiet=quiet))
-        run = _Run(energy, train, valid, settings, trainable, prior, folder, progress)
+        run = _Run(energy, train, valid, settings, trainable, prior, folder, progress, shapes)
         run.restore(resume)
         run.compile()
         interrupted = stack.enter_context(interruptible())
@@ -164,6 +166,7 @@ class _Run:
         prior: AbstractEnergy | None,
         folder: Path | None,
         progress: Progress,
+        shapes: Sequence[tuple[int, int]] | None = None,
     ):
         self.settings, self.prior, self.folder, self.progress = settings, prior, folder, progress
         for name, data in (("training", train), ("validation", valid)):
@@ -186,7 +189,8 @@ class _Run:
             require_labels(data, settings.labels, missing=settings.missing)
             check_dataset(model if self.references is None else model + self.references, data)
         loader = functools.partial(Loader, references=self.atoms, dtype=settings.dtype, max_shapes=settings.max_shapes)
-        self.loader = loader(train, model.cutoff, batch_size=settings.batch_size, seed=settings.seed)
+        size = settings.batch_size
+        self.loader = loader(train, model.cutoff, batch_size=size, seed=settings.seed, shapes=shapes)
         self.valid = loader(valid, model.cutoff, batch_atoms=settings.batch_atoms) if valid else None
         self.scale = force_rms(train) or 1.0
         charges = settings.charge_weight > 0

@@ -204,14 +204,17 @@ def linear_points(
     """The errors of every split, capacity and ridge; the matrices of as many splits at once as memory allows. What is
     among `done` is not computed again."""
     known = {point.key for point in done}
-    asked = [
-        s for s in splits if any((c.name, float(r), s.name, s.seed) not in known for c in capacities for r in ridges)
-    ]
-    for part in _batches(asked, max(2, int(_MOST_BYTES / (8 * len(KINDS) * table.width**2)))):
-        for split, sums in zip(part, table.sums(part), strict=True):
-            for point in _points(table, split, sums, capacities, ridges, balance):
-                if point.key not in known:
-                    yield point
+
+    def missing(split: Split) -> bool:
+        return any((c.name, float(r), split.name, split.seed) not in known for c in capacities for r in ridges)
+
+    # Batches, and the fits to a training set, are the same whatever is done already: so are the results, to the bit.
+    for part in _batches(splits, max(2, int(_MOST_BYTES / (8 * len(KINDS) * table.width**2)))):
+        if any(missing(split) for split in part):
+            for split, sums in zip(part, table.sums(part), strict=True):
+                if missing(split):
+                    points = _points(table, split, sums, capacities, ridges, balance)
+                    yield from (point for point in points if point.key not in known)
 
 
 def _batches(splits: Sequence[Split], most: int) -> Iterator[list[Split]]:
