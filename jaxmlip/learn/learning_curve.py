@@ -34,7 +34,7 @@ class PowerLaw:
     floor: float | None
     floor_error: float | None
 
-    def error_at(self, frames: float) -> float:
+    def error_at(self, frames: int | float) -> float:
         """The error that the law without floor has for so many frames."""
         return self.prefactor * frames**-self.exponent
 

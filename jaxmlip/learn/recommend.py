@@ -148,7 +148,7 @@ def errors_of(cell: Cell) -> str:
     """Test errors with their standard errors, for people."""
     units = {"energy": "meV/atom", "force": "meV/Å", "virial": "meV/atom (virial)"}
     return ", ".join(
-        f"{1e3 * cell.test[k]:.3g} ± {1e3 * cell.spread[k]:.1g} {unit}" for k, unit in units.items() if k in cell.test
+        f"{1e3 * cell.test[k]:.3g} ± {1e3 * cell.spread[k]:.2g} {unit}" for k, unit in units.items() if k in cell.test
     )
 
 
