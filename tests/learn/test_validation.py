@@ -9,7 +9,7 @@ import pytest
 from jaxmlip.data import Dataset
 from jaxmlip.data.folds import make_folds
 from jaxmlip.errors import UserError
-from jaxmlip.learn import TrainSettings, evaluate, fit_linear
+from jaxmlip.learn import TrainSettings, evaluate, fit, fit_linear
 from jaxmlip.learn.evidence import KINDS
 from jaxmlip.learn.network_validation import network_points, shared_shapes, squares_of
 from jaxmlip.learn.splits import Capacity, Split, fold_splits, subset_splits
@@ -184,9 +184,11 @@ def test_only_the_first_training_compiles(dataset, start):
     jax.monitoring.register_event_duration_secs_listener(programs)
     try:
         points = [first, *made]
+        assert programs.count == 0
+        fit(start, data[folds.train(2)[:7]], settings=settings, quiet=True)
+        assert programs.count > 0, "a part by itself has shapes of its own"
     finally:
         jax.monitoring.unregister_event_duration_listener(programs)
-    assert programs.count == 0
     assert len(points) == 9 and {p.frames for p in points} >= {2, 5, 16}
     assert all(np.isfinite([*p.train.values(), *p.test.values()]).all() for p in points)
     done = network_points(lambda c, s: start, data, splits, [Capacity("one", 2)], settings=settings, done=points)
