@@ -118,7 +118,9 @@ class LinearTable:
                 pattern = which[block.frame]
                 partial[pattern] = _added(partial.get(pattern), block, self.width)
         first = {pattern: which.index(pattern) for pattern in partial}
-        return [_combined(partial, {p: split.train[i] for p, i in first.items()}, self.width) for split in splits]
+        return [
+            _combined(partial, {p: float(split.train[i]) for p, i in first.items()}, self.width) for split in splits
+        ]
 
     def squares(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Sums of squared errors [frames, kinds, fits] and numbers of labels [frames, kinds] of `weights`
