@@ -16,12 +16,14 @@ import ase.io
 import numpy as np
 from ase.cell import Cell
 
-from jaxmlip.elements import MASSES
+from jaxmlip.elements import MASSES, SYMBOLS
 from jaxmlip.errors import UserError
+from jaxmlip.files import write_atomically
 from jaxmlip.system import System, check_geometry, make_system
 
 LABELS = ("energy", "forces", "stress", "charges")
 _WEIGHTED = ("energy", "forces", "stress")
+_READ = {"group", "total_charge", "pbc", "config_weight", *(f"config_{label}_weight" for label in _WEIGHTED)}
 _OPENERS = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 _MAX_ATOMS = 10_000_000
 
@@ -149,6 +151,58 @@ def with_info(text: str, **info: str | float) -> str:
     count, comment, rest = text.split("\n", 2)
     values = {key: f'"{value}"' if isinstance(value, str) else f"{value:.6g}" for key, value in info.items()}
     return "\n".join([count, " ".join([comment.rstrip(), *(f"{k}={v}" for k, v in values.items())]), rest])
+
+
+def frame_text(record: Record) -> str:
+    """A frame as extended XYZ that `read_frames` reads back: geometry to 12 digits, labels under `REF_*`, weights,
+    split and whatever `info` says (words on one line; quotes become apostrophes)."""
+    columns: list[tuple[str, np.ndarray]] = [("pos:R:3", record.positions)]
+    if record.masses is not None and not np.allclose(record.masses, np.asarray(MASSES)[record.numbers]):
+        columns.append(("masses:R:1", record.masses[:, None]))
+    if record.forces is not None:
+        columns.append(("REF_forces:R:3", record.forces))
+    if record.charges is not None:
+        columns.append(("REF_charges:R:1", record.charges[:, None]))
+    head: dict[str, Any] = {
+        "Lattice": record.cell.ravel(),
+        "Properties": ":".join(["species:S:1", *(name for name, _ in columns)]),
+        "config_type": record.config_type,
+        "split": record.split,
+        "REF_energy": record.energy,
+        "REF_stress": None if record.stress is None else record.stress.ravel(),
+        "charge": record.charge or None,
+        "stress_offdiag_ok": None if record.stress_mask.all() else False,
+    }
+    weights = zip(_WEIGHTED, record.weights, strict=True)
+    head |= {f"config_{label}_weight": weight for label, weight in weights if weight != 1.0}
+    taken = {key.lower() for key in head} | _READ
+    head |= {key: value for key, value in record.info.items() if key.lower() not in taken}
+    words = [f"{key}={_spell(value)}" for key, value in head.items() if value is not None and str(value).strip()]
+    words.append('pbc="' + " ".join("T" if p else "F" for p in record.pbc) + '"')
+    table = np.concatenate([values for _, values in columns], axis=1).tolist()
+    line = "%-2s" + " %.12g" * len(table[0])
+    rows = [line % (SYMBOLS[n], *row) for n, row in zip(record.numbers, table, strict=True)]
+    return "\n".join([str(len(record)), " ".join(words), *rows]) + "\n"
+
+
+def write_frames(path: str | Path, records: Sequence[Record]) -> None:
+    """Write frames as extended XYZ, the whole file or nothing; see `frame_text`."""
+    write_atomically(Path(path), "".join(frame_text(r) for r in records).encode("utf-8"))
+
+
+def _spell(value: Any) -> str:
+    """A value of the second line of extended XYZ."""
+    if isinstance(value, (bool, np.bool_)):
+        return "T" if value else "F"
+    if isinstance(value, (int, np.integer)):
+        return str(int(value))
+    if isinstance(value, (float, np.floating)):
+        return f"{float(value):.12g}"
+    if isinstance(value, np.ndarray) or (
+        isinstance(value, (list, tuple)) and not any(isinstance(x, str) for x in value)
+    ):
+        return '"' + " ".join(_spell(x) for x in np.asarray(value).ravel()) + '"'
+    return '"' + " ".join(str(value).replace('"', "'").replace("\\", "/").split()) + '"'
 
 
 def record_from_ase(atoms: ase.Atoms, *, path: str = "memory", index: int = 0) -> Record:
