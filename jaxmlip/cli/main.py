@@ -14,6 +14,7 @@ from jaxmlip.errors import UserError
 
 COMMANDS = {
     "train": "train a potential on labelled structures",
+    "generate": "make a training set by design, and label it",
     "audit": "what is wrong with the labels of a data set",
     "clean": "find labelled structures that look wrong",
     "tradeoff": "how large a model, how much regularisation, whether more frames would help",
