@@ -79,8 +79,8 @@ def repeat(record: Record, times: Sequence[int], kind: str | None = None) -> Rec
 
 
 def supercell(record: Record, atoms: int, kind: str | None = None) -> Record:
-    """The supercell of at most `atoms` atoms that is nearest to a cube, the larger the better; the cell itself where it
-    has more."""
+    """The supercell of at most `atoms` atoms that is widest in its narrowest direction and near a cube; the cell itself
+    where it has more."""
     best, mark = (1, 1, 1), (np.inf,)
     most = max(atoms // len(record), 1)
     ranges = [range(1, most + 1) if p else range(1, 2) for p in record.pbc]

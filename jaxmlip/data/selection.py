@@ -90,8 +90,9 @@ class DOptimal:
         x = linalg.solve_triangular(linalg.cholesky(self.precision, lower=True), (rows / self.scale).T, lower=True)
         return _log_det(np.eye(x.shape[1]) + x.T @ x) if x.shape[1] <= len(x) else _log_det(np.eye(len(x)) + x @ x.T)
 
-    def choose(self, frames: Sequence[Float[np.ndarray, "rows features"]], count: int) -> np.ndarray:
-        """Indices of `count` frames, the one that adds most each time, and counts them as chosen; ties go to the first.
+    def choose(self, frames: Sequence[np.ndarray], count: int) -> np.ndarray:
+        """Indices of `count` frames (the rows of each [rows features]), the one that adds most each time, counted as
+        chosen from then on; ties go to the first.
 
         **Raises:** `UserError` where there are fewer frames, or rows are not finite.
         """
@@ -114,8 +115,8 @@ class DOptimal:
         return np.array(found, int)
 
 
-def spread(frames: Sequence[Float[np.ndarray, "rows features"]]) -> Float[np.ndarray, "features"]:
-    """Root mean square of each feature over all rows: the units of a design."""
+def spread(frames: Sequence[np.ndarray]) -> Float[np.ndarray, "features"]:
+    """Root mean square of each feature over all rows [rows features] of the frames: the units of a design."""
     total = sum(np.sum(np.asarray(x, float) ** 2, axis=0) for x in frames)
     return np.sqrt(total / max(sum(len(x) for x in frames), 1))
 

@@ -4,8 +4,8 @@ r"""Thermal displacements by equipartition: $\frac12 k \langle u^2 \rangle = \fr
 energy, or that of a Debye temperature $\Theta$, $k = m k_B^2 \Theta^2 / 3 \hbar^2$. *Modes*: all atoms together. With
 $D = M^{-1/2} H M^{-1/2}$ and its eigenvectors $e_s$ of eigenvalues $\omega_s^2$,
 $u = M^{-1/2} \sum_s \sqrt{k_B T} / \omega_s \, \xi_s e_s$, $\xi_s$ standard normal: the potential energy of a harmonic
-crystal is then $\frac12 k_B T$ for each mode on average. Atoms that move alone cost more than that: bonds are stretched
-by neighbors that do not follow.
+crystal is then $\frac12 k_B T$ for each mode on average. Atoms that move alone carry the same energy in all, but most
+of it in the stiffest modes, in proportion to ω²: long waves are hardly there.
 
 **Reference:** Ashcroft & Mermin, *Solid State Physics*, Saunders (1976), chapters 22 and 23.
 """
@@ -27,7 +27,8 @@ from jaxmlip.graph import batch
 from jaxmlip.io import Record
 
 _HBAR = 6.582119569e-16 * 1e15 * units.fs  # eV times our unit of time
-_STIFFNESS = 0.5  # eV/Å²: directions that are softer move as if they had this
+_SOFTEST = 0.02  # of the mean stiffness: directions that are softer move as if they had this
+_LEAST = 0.01  # eV/Å²
 _REST = 1e-6  # of the largest eigenvalue: the crystal moving as a whole
 
 
@@ -81,13 +82,14 @@ def einstein_moves(
     temperature: float,
     rng: np.random.Generator,
     *,
-    softest: float = _STIFFNESS,
+    softest: float = _SOFTEST,
 ) -> Float[np.ndarray, "atoms 3"]:
     """Displacements [Å] of atoms that move one by one at `temperature` [K], with the covariance kT / stiffness;
-    directions softer than `softest` [eV/Å²], unstable ones among them, move as if they had that."""
+    directions softer than the part `softest` of the mean stiffness, unstable ones among them, move as if they had
+    that."""
     _check_temperature(temperature)
     values, vectors = np.linalg.eigh(stiffness)
-    width = np.sqrt(units.kB * temperature / np.maximum(values, softest))
+    width = np.sqrt(units.kB * temperature / np.maximum(values, max(softest * np.abs(values).mean(), _LEAST)))
     return np.einsum("iab,ib->ia", vectors, width * rng.standard_normal(values.shape))
 
 
@@ -103,12 +105,12 @@ def modes_of(hessian: Float[np.ndarray, "atoms 3 atoms 3"], record: Record) -> M
 
 
 def mode_moves(
-    modes: Modes, temperature: float, rng: np.random.Generator, *, softest: float = _STIFFNESS
+    modes: Modes, temperature: float, rng: np.random.Generator, *, softest: float = _SOFTEST
 ) -> Float[np.ndarray, "atoms 3"]:
-    """Displacements [Å] of all modes at `temperature` [K]. Modes softer than ω² = `softest` [eV/Å²] over the mean mass,
-    unstable ones among them, are as wide as if they had that."""
+    """Displacements [Å] of all modes at `temperature` [K]. Modes softer than the part `softest` of the mean ω², also
+    unstable ones, are as wide as if they had that."""
     _check_temperature(temperature)
-    floor = softest / float(np.mean(modes.masses))
+    floor = max(softest * float(np.abs(modes.squares).mean()), _LEAST / float(np.mean(modes.masses)))
     width = np.sqrt(units.kB * temperature / np.maximum(np.abs(modes.squares), floor))
     return np.einsum("s,sia->ia", width * rng.standard_normal(len(width)), modes.shapes)
 

@@ -24,9 +24,9 @@ def descriptor_model(elements: Sequence[int], *, cutoff: float = 5.0, channels: 
 
 def environments(
     records: Sequence[Record], model: LinearACE, *, progress: Callable[[int, int], None] | None = None
-) -> list[Float[np.ndarray, "atoms functions"]]:
-    """The functions of the atoms of every frame, in float64; for several elements those of each element of the center
-    stand beside each other.
+) -> list[np.ndarray]:
+    """The functions of the atoms of every frame [atoms functions], in float64; for several elements those of each
+    element of the center stand beside each other.
 
     **Raises:** `UserError` where the model does not know an element, or the functions are not finite.
     """
@@ -53,7 +53,7 @@ def environments(
     return found
 
 
-def frame_means(rows: Sequence[Float[np.ndarray, "atoms functions"]]) -> Float[np.ndarray, "frames functions"]:
+def frame_means(rows: Sequence[np.ndarray]) -> Float[np.ndarray, "frames functions"]:
     """The mean over the atoms of each frame."""
     return np.array([x.mean(axis=0) for x in rows])
 
