@@ -37,14 +37,14 @@ def model(neighbors: float, channels: int) -> LinearACE:
     return LinearACE(config, key=jax.random.key(0))
 
 
-def frames_of(variant: str, energy, budget: int, seed: int, kept: dict) -> list:
+def frames_of(variant: str, energy, budget: int, seed: int, kept: dict, options) -> list:
     """The frames of a set without labels."""
-    if variant == "md":
+    plan = VARIANTS[variant]
+    if plan is None:
         if seed not in kept:
-            kept[seed] = of_dynamics(energy, max(BUDGETS), seed)
+            kept[seed] = of_dynamics(energy, max(options.budgets), seed)
         return part_of_dynamics(kept[seed], budget)
-    sampler = None if variant == "no_sampler" else energy
-    return designed(sampler, budget, seed, VARIANTS[variant])
+    return designed(None if variant == "no_sampler" or options.quick else energy, budget, seed, plan)
 
 
 def judged(fitted, energy, true: Properties, tests: dict[str, Dataset], options) -> dict:
@@ -67,7 +67,7 @@ def one(variant: str, budget: int, seed: int, shared: dict, options) -> dict:
     """One set, one fit, all questions."""
     begin = time.perf_counter()
     energy = shared["energy"]
-    train = labelled(frames_of(variant, energy, budget, seed, shared["dynamics"]), energy)
+    train = labelled(frames_of(variant, energy, budget, seed, shared["dynamics"], options), energy)
     made = time.perf_counter()
     fitted = fit_linear(shared["model"], train, dtype=np.float64, cache=shared["cache"]).energy
     solved = time.perf_counter()
@@ -138,8 +138,12 @@ def main() -> None:
     parser.add_argument("--tests", type=int, default=8, help="frames of each group of the test set")
     parser.add_argument("--kept", type=Path, help="file with finished runs, to go on where it was stopped")
     options = parser.parse_args()
+    if options.quick:
+        options.budgets, options.seeds, options.variants, options.channels = [25], 1, ["md", "designed"], 4
+        options.runs, options.steps, options.tests = 1, 100, 2
     energy = truth()
-    tests = {n: labelled(f, energy) for n, f in for_testing(energy, options.tests).items()}
+    groups = for_testing(energy, options.tests, dynamics=not options.quick)
+    tests = {n: labelled(f, energy) for n, f in groups.items()}
     whole = Dataset([r for part in tests.values() for r in part])
     shared = {
         "energy": energy,
@@ -168,7 +172,46 @@ def main() -> None:
         "quick": options.quick,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}",
     }
+    if not options.quick and options.budgets == list(BUDGETS) and options.seeds >= 3:
+        (HERE / "results.json").write_text(json.dumps(result, indent=1) + "\n")
+        pictures(runs)
     print(json.dumps(result))
+
+
+def pictures(runs: list[dict]) -> None:
+    """Errors against the number of labels, and for each group of the test set."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    colors = dict(zip(VARIANTS, ("#d95f02", "#1b9e77", "#7570b3", "#666666"), strict=True))
+    panels = {
+        "energies, all groups [meV/atom]": lambda r: r["energy_rmse"]["all"],
+        "forces, all groups [meV/Å]": lambda r: r["force_rmse"]["all"],
+        "forces, crystals up to 1200 K [meV/Å]": lambda r: r["force_rmse"]["crystal"],
+        "forces in 2000 K dynamics [meV/Å]": lambda r: 1e3 * r["stability"]["force_error"],
+        "elastic constants [%]": lambda r: 100.0 * r["elastic"],
+        "vacancy [meV]": lambda r: 1e3 * r["vacancy"],
+    }
+    figure, axes = plt.subplots(2, 3, figsize=(10.5, 6.0), constrained_layout=True)
+    for axis, (title, value) in zip(axes.flat, panels.items(), strict=True):
+        for variant in VARIANTS:
+            here = [r for r in runs if r["variant"] == variant]
+            budgets = sorted({r["budget"] for r in here})
+            if not here:
+                continue
+            axis.plot([r["budget"] for r in here], [value(r) for r in here], ".", color=colors[variant], alpha=0.4)
+            means = [_typical([value(r) for r in here if r["budget"] == b]) for b in budgets]
+            axis.plot(budgets, means, "-", color=colors[variant], label=variant.replace("_", " "))
+        axis.set(title=title, xscale="log", yscale="log")
+        axis.set_xticks(BUDGETS, [str(b) for b in BUDGETS])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    for axis in axes[1]:
+        axis.set_xlabel("labels")
+    axes[0, 0].legend(frameon=False)
+    figure.savefig(HERE / "errors.png", dpi=90)
 
 
 def _atoms(runs: list[dict], variant: str, budget: int) -> int:

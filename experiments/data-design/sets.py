@@ -74,20 +74,24 @@ def designed(energy: AbstractEnergy | None, budget: int, seed: int, plan: Plan) 
     return list(design.dataset.records)
 
 
-def for_testing(energy: AbstractEnergy, each: int) -> dict[str, list[Record]]:
-    """`each` frames of every group, none of which is made as those of the training sets are."""
+def for_testing(energy: AbstractEnergy, each: int, *, dynamics: bool = True) -> dict[str, list[Record]]:
+    """`each` frames of every group, none of which is made as those of the training sets are; without `dynamics` warm
+    crystals are displaced at random, and there are no liquids."""
     rng = np.random.default_rng(2024)
     cell, sampler = supercell(diamond(), 64), Sampler(energy)
-    crystal = [
-        f
-        for k, t in enumerate((400.0, 1200.0))
-        for f in md_frames(energy, cell, temperature=t, pressure=0.0, count=-(-each // 2), seed=9000 + k)
-    ]
-    hot = md_frames(energy, cell, temperature=2000.0, pressure=None, count=each, seed=9010, equilibration=2.0)
-    liquid = ladder(
-        energy, [cell], temperatures=(4000.0, 2200.0), pressures=[1.0 * units.GPa], count=2 * each, seed=9020
-    )[-each:]
-    groups = {"crystal": crystal[:each], "hot": hot, "liquid": liquid}
+    if dynamics:
+        crystal = [
+            f
+            for k, t in enumerate((400.0, 1200.0))
+            for f in md_frames(energy, cell, temperature=t, pressure=0.0, count=-(-each // 2), seed=9000 + k)
+        ]
+        hot = md_frames(energy, cell, temperature=2000.0, pressure=None, count=each, seed=9010, equilibration=2.0)
+        rungs = (4000.0, 2200.0)
+        liquid = ladder(energy, [cell], temperatures=rungs, pressures=[1.0 * units.GPa], count=2 * each, seed=9020)
+        groups = {"crystal": crystal[:each], "hot": hot, "liquid": liquid[-each:]}
+    else:
+        crystal = [displaced(cell, 0.1 * rng.standard_normal((64, 3)), "crystal") for _ in range(each)]
+        groups = {"crystal": crystal}
     strains, vacancies, interstitials, surfaces = [], [], [], []
     for k in range(each):
         still = displaced(cell, 0.05 * rng.standard_normal((64, 3)), "strain")

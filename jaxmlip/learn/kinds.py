@@ -338,7 +338,7 @@ class Compressed(AbstractKind):
         return None if all(any(s.pbc) for s in sources.seeds) else "a seed is not periodic"
 
     def frames(self, sources: Sources, count: int) -> list[Record]:
-        ratios = np.linspace(*self.volume[:2], count)
+        ratios = np.linspace(self.volume[0], self.volume[1], count)
         rattled = (sources.rattled(k, self.temperature_K, "compressed") for k in range(count))
         return [compressed(r, float(v)) for r, v in zip(rattled, ratios, strict=True)]
 
