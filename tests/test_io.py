@@ -11,7 +11,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
 from jaxmlip.errors import UserError
-from jaxmlip.io import read_frames
+from jaxmlip.io import Record, read_frames, write_frames
 
 HEADER = (
     'Lattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3:REF_forces:R:3 pbc="T T T" REF_energy={energy} {more}'
@@ -187,3 +187,41 @@ def test_mlearn_silicon_has_all_labels(shared_data):
     records = read_frames(shared_data / "datasets" / "mlearn" / "Si_test.xyz.xz")
     assert len(records) == 25 and all(r.has(label) for r in records for label in ("energy", "forces", "stress"))
     assert {r.config_type for r in records} == {"AIMD-NVT", "Elastic", "Surface", "Vacancy"}
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    random = np.random.default_rng(0)
+    whole = Record(
+        positions=random.normal(size=(3, 3)),
+        numbers=np.array([14, 8, 1], np.int32),
+        cell=7.0 * np.eye(3) + 0.1,
+        pbc=(True, True, True),
+        charge=-1.0,
+        masses=np.array([28.0, 16.0, 2.014]),
+        energy=-1234.5678901,
+        forces=random.normal(size=(3, 3)),
+        stress=np.diag([0.01, -0.02, 0.03]) + 0.001,
+        stress_mask=np.eye(3, dtype=bool),
+        config_type="strain shear",
+        weights=(2.0, 1.0, 0.5),
+        split="train",
+        charges=np.array([0.1, 0.2, -0.3]),
+        info={
+            "seed": 3,
+            "reason": 'two\nlines, a "quote" and {braces} = all',
+            "strain": [0.1, 0, 0],
+            "flag": True,
+            "e": "",
+        },
+    )
+    bare = Record(np.zeros((1, 3)), np.array([1], np.int32), np.zeros((3, 3)), (False, False, False))
+    write_frames(tmp_path / "both.extxyz", [whole, bare])
+    one, two = read_frames(tmp_path / "both.extxyz")
+    for name in ("positions", "cell", "masses", "forces", "stress", "charges", "weights", "stress_mask"):
+        assert np.allclose(getattr(one, name), getattr(whole, name), rtol=1e-10), name
+    assert (one.energy, one.charge, one.split, one.config_type) == (-1234.5678901, -1.0, "train", "strain shear")
+    assert one.info["reason"] == "two lines, a 'quote' and {braces} = all" and one.info["seed"] == 3
+    assert np.allclose(one.info["strain"], [0.1, 0, 0]) and one.info["flag"] and "e" not in one.info
+    assert two.pbc == (False, False, False) and two.energy is None and np.all(two.cell == 0.0)
+    write_frames(tmp_path / "again.extxyz", [one, two])
+    assert (tmp_path / "again.extxyz").read_text() == (tmp_path / "both.extxyz").read_text()

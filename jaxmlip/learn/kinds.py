@@ -254,7 +254,7 @@ class Random(AbstractKind):
     share: float = 0.1
     atoms: int = 16
     """About how many in each; whole formulas of the seed."""
-    volume: tuple[float, ...] = (0.8, 1.6)
+    volume: tuple[float, float] = (0.8, 1.6)
     """Range of the volume per atom, in those of the seed."""
     closest: float = 0.75
     """Of the sum of covalent radii."""
@@ -328,7 +328,7 @@ class Compressed(AbstractKind):
     """Crystals pressed far together, with thermal displacements."""
 
     share: float = 0.04
-    volume: tuple[float, ...] = (0.55, 0.9)
+    volume: tuple[float, float] = (0.55, 0.9)
     """Range of the volume, in those of the seed."""
     temperature_K: float = 600.0
     why: ClassVar[str] = "the wall in a crowd: collisions and high pressure"

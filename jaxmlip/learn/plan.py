@@ -62,6 +62,9 @@ class Plan:
         for name, rule in (("atoms", 1), ("candidates", 1.0), ("largest_force", 1e-3)):
             if not rule <= getattr(self, name) < 1e6:
                 raise UserError(f"`plan.{name}` must be at least {rule}; got {getattr(self, name)}.")
+        for name, volume in (("random", self.random.volume), ("compressed", self.compressed.volume)):
+            if len(volume) != 2 or not 0.0 < volume[0] <= volume[1] < 1e3:
+                raise UserError(f"`plan.{name}.volume` must be two numbers above 0 that rise; got {volume}.")
         for name, kind in self.kinds().items():
             if not 0.0 <= kind.share <= 1.0 or (kind.count is not None and kind.count < 0):
                 raise UserError(f"`plan.{name}`: share lies between 0 and 1, count at 0 or above; got {kind}.")
