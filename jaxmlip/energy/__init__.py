@@ -45,6 +45,8 @@ from jaxmlip.energy.lennard_jones import uniform_tail as uniform_tail
 from jaxmlip.energy.metadynamics import Metadynamics as Metadynamics
 from jaxmlip.energy.metadynamics import deposit as deposit
 from jaxmlip.energy.metadynamics import enlarge as enlarge
+from jaxmlip.energy.noise import LabelNoise as LabelNoise
+from jaxmlip.energy.noise import Noise as Noise
 from jaxmlip.energy.pair import Morse as Morse
 from jaxmlip.energy.pair import Pair as Pair
 from jaxmlip.energy.pair import Repulsion as Repulsion

@@ -8,6 +8,10 @@ from jaxmlip.learn.linear import LinearFit as LinearFit
 from jaxmlip.learn.linear import fit_linear as fit_linear
 from jaxmlip.learn.loss import Loss as Loss
 from jaxmlip.learn.loss import Weights as Weights
+from jaxmlip.learn.noise import Likelihood as Likelihood
+from jaxmlip.learn.noise import find_noise as find_noise
+from jaxmlip.learn.noise import predict_noise as predict_noise
+from jaxmlip.learn.noise import read_noise as read_noise
 from jaxmlip.learn.settings import TrainSettings as TrainSettings
 from jaxmlip.learn.step import Problem as Problem
 from jaxmlip.learn.step import TrainState as TrainState

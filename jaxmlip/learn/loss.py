@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import equinox as eqx
@@ -59,33 +60,18 @@ class Loss(eqx.Module):
     charge_scale: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1.0)
 
     def __check_init__(self):
-        if self.huber is not None and self.huber <= 0:
-            raise ValueError(f"`huber` must be positive; got {self.huber}.")
-        if self.student is not None and self.student <= 0:
-            raise ValueError(f"`student` must be positive; got {self.student}.")
-        if self.huber is not None and self.student is not None:
-            raise ValueError(f"Give `huber` or `student`, not both; got {self.huber} and {self.student}.")
+        check_tails(self.huber, self.student)
 
     def __call__(self, energy: AbstractEnergy, batch: Batch, weights: Weights) -> Float[Array, ""]:
         if isinstance(energy, Committee):
             return self._of_committee(energy, batch, weights)
-        graph, labels = batch
-        if self.stress:
-            energies, forces, virial = energy_forces_virial(energy, graph)
-            per_atom = -virial * labels.inverse_atoms[:, None, None] - labels.virial_per_atom
-            stress = jnp.sum(labels.stress_weight * self._rho(per_atom))
-        else:
-            energies, forces = energy_forces(energy, graph)
-            stress = jnp.zeros((), energies.dtype)
-        charges = jnp.zeros((), energies.dtype)
-        if self.charges:
-            wrong = self._rho(find_charges(energy)(graph) - labels.charges, self.charge_scale)
-            charges = jnp.sum(labels.charge_weight * jnp.where(graph.atom_mask, wrong, jnp.zeros_like(wrong)))
-        energy_term = jnp.sum(labels.energy_weight * self._rho((energies - labels.energy) * labels.inverse_atoms))
-        force_term = jnp.sum(labels.force_weight[:, None] * self._rho(forces - labels.forces))
-        terms = (energy_term, force_term, stress, charges)
-        weighted = [jnp.asarray(w, energies.dtype) * term for w, term in zip(weights, terms, strict=True)]
-        return (weighted[0] + weighted[1] + weighted[2] + weighted[3]) / float(graph.systems)
+        labels = batch.labels
+        wrong = residuals(energy, batch, stress=self.stress, charges=self.charges)
+        energies = jnp.sum(labels.energy_weight * self._rho(wrong.energy))
+        forces = jnp.sum(labels.force_weight[:, None] * self._rho(wrong.forces))
+        stress = jnp.sum(labels.stress_weight * self._rho(wrong.virial))
+        charges = jnp.sum(labels.charge_weight * self._rho(wrong.charges, self.charge_scale))
+        return total((energies, forces, stress, charges), weights, batch)
 
     def _of_committee(self, energy: Committee, batch: Batch, weights: Weights) -> Float[Array, ""]:
         """The mean of the losses of the members, each as if it were alone; where they share parameters, that of their
@@ -124,14 +110,60 @@ class Loss(eqx.Module):
         return self._rho(mean) * now / variance + now * jnp.log(variance)
 
     def _rho(self, residual: Float[Array, "*n"], scale: Float[Array, ""] | None = None) -> Float[Array, "*n"]:
-        """The square of a scaled residual, or what is the same near zero and smaller far out."""
         x = residual / (self.scale if scale is None else scale).astype(residual.dtype)
-        if self.student is not None:
-            return self.student * jnp.log1p(x * x / self.student)
-        if self.huber is None:
-            return x * x
-        size = jnp.abs(x)
-        return jnp.where(size < self.huber, x * x, self.huber * (2.0 * size - self.huber))
+        return rho(x, self.huber, self.student)
+
+
+def check_tails(huber: float | None, student: float | None) -> None:
+    """Refuse what is no choice of a loss.
+
+    **Raises:** `ValueError` where a number is not positive, or both are given.
+    """
+    for name, value in (("huber", huber), ("student", student)):
+        if value is not None and value <= 0:
+            raise ValueError(f"`{name}` must be positive; got {value}.")
+    if huber is not None and student is not None:
+        raise ValueError(f"Give `huber` or `student`, not both; got {huber} and {student}.")
+
+
+class Residuals(NamedTuple):
+    """Predictions minus labels: energies per atom and virials per atom [eV], forces [eV/Å], charges [e]; zero where a
+    label is missing, is padding or is not asked for."""
+
+    energy: Float[Array, "systems"]
+    forces: Float[Array, "atoms 3"]
+    virial: Float[Array, "systems 3 3"]
+    charges: Float[Array, "atoms"]
+
+
+def residuals(energy: AbstractEnergy, batch: Batch, *, stress: bool, charges: bool) -> Residuals:
+    """What is wrong with the predictions for a batch."""
+    graph, labels = batch
+    virial, held = jnp.zeros_like(graph.cell), jnp.zeros_like(graph.positions[:, 0])
+    if stress:
+        energies, forces, strained = energy_forces_virial(energy, graph)
+        virial = -strained * labels.inverse_atoms[:, None, None] - labels.virial_per_atom
+    else:
+        energies, forces = energy_forces(energy, graph)
+    if charges:
+        held = jnp.where(graph.atom_mask, find_charges(energy)(graph) - labels.charges, held)
+    return Residuals((energies - labels.energy) * labels.inverse_atoms, forces - labels.forces, virial, held)
+
+
+def total(terms: Sequence[Float[Array, ""]], weights: Weights, batch: Batch) -> Float[Array, ""]:
+    """The weighted sum of the four terms of a loss, over the number of frames that a batch has room for."""
+    weighted = [jnp.asarray(w, term.dtype) * term for w, term in zip(weights, terms, strict=True)]
+    return (weighted[0] + weighted[1] + weighted[2] + weighted[3]) / float(batch.graph.systems)
+
+
+def rho(x: Float[Array, "*n"], huber: float | None, student: float | None) -> Float[Array, "*n"]:
+    """The square of a scaled residual, or what is the same near zero and smaller far out (Huber's, Student's)."""
+    if student is not None:
+        return student * jnp.log1p(x * x / student)
+    if huber is None:
+        return x * x
+    size = jnp.abs(x)
+    return jnp.where(size < huber, x * x, huber * (2.0 * size - huber))
 
 
 def _has_parameters(energy: AbstractEnergy) -> bool:

@@ -15,6 +15,7 @@ from jaxmlip.errors import UserError
 from jaxmlip.learn.loss import Weights
 
 _OPTIMIZERS = ("adam", "amsgrad", "adamw", "muon")
+_NOISE = ("given", "learned", "predicted")
 _SMALLEST_MATRIX = 8  # below, the directions of a matrix are too few to gain by treating them alike
 
 
@@ -35,6 +36,14 @@ class TrainSettings:
     - `clip` bounds the global norm of the gradient; `ema_decay` averages the parameters that are validated and kept.
     - `huber` is where the loss turns linear, in units of the force RMS; `student` the degrees of freedom of Student's
       t, for labels of which some are wrong; without either, squares.
+    - `noise`: given, learned or predicted trains by maximum likelihood, with weights that are inverse variances, see
+      `jaxmlip.learn.noise`. `given` takes the standard deviations `energy_noise` [eV/atom], `force_noise` [eV/Å] and
+      `virial_noise` (stress times volume per atom [eV]) of the labels that are asked for; `learned` finds them;
+      `predicted` finds them for every atom. The weights above then multiply the likelihood of each kind of label,
+      `late_energy_weight` and `switch_at` do nothing, and `huber` and `student` are in units of the noise.
+    - `balance` between energies and forces, with `noise`: 0 is the plain likelihood, at 1 the energy of a frame counts
+      as much as all its forces, beyond even more; 0.5 where nothing is said. With `predicted`, `noise_beta` (0 to 1,
+      0.5) keeps noisy atoms from being given up before they are learned.
     - `config_weights` multiplies all weights of the frames of a `config_type`, `{"liquid": 0.5}`.
     - `references`: auto, isolated, least_squares or none (see `jaxmlip.data.find_references`), or the energy of the
       free atom of each element [eV], `{"Mo": -4.6}`.
@@ -63,6 +72,12 @@ class TrainSettings:
     switch_at: float = 0.7
     huber: float | None = None
     student: float | None = None
+    noise: str | None = None
+    energy_noise: float | None = None
+    force_noise: float | None = None
+    virial_noise: float | None = None
+    balance: float | None = None
+    noise_beta: float | None = None
     config_weights: dict[str, float] | None = None
     references: str | dict[str, float] = "auto"
     evaluations: int = 40
@@ -94,20 +109,44 @@ class TrainSettings:
         for name, weight in (self.config_weights or {}).items():
             if not 0.0 <= weight < math.inf:
                 raise UserError(f"`config_weights.{name}` must be a number from 0 on; got {weight}.")
+        self._check_noise()
         if self.optimizer not in _OPTIMIZERS:
             raise UserError(f"`optimizer` is one of {', '.join(_OPTIMIZERS)}; got {self.optimizer!r}.")
         if self.weight_decay > 0 and self.optimizer not in ("adamw", "muon"):
             raise UserError(f"`weight_decay` needs the optimizer adamw or muon; got {self.optimizer}.")
         if self.dtype not in ("float32", "float64"):
             raise UserError(f"`dtype` is float32 or float64; got {self.dtype!r}.")
-        if max(self.energy_weight, self.late_energy_weight, self.force_weight, self.stress_weight) == 0:
+        if not {"energy", "forces", "stress"} & set(self.labels):
             raise UserError("All weights of the loss are zero: nothing to learn.")
+
+    def _check_noise(self) -> None:
+        """Refuse settings of the likelihood that make no sense, or that nothing would heed."""
+        if self.noise is not None and self.noise not in _NOISE:
+            raise UserError(f"`noise` is one of {', '.join(_NOISE)}, or left out; got {self.noise!r}.")
+        given = {"energy": self.energy_noise, "forces": self.force_noise, "stress": self.virial_noise}
+        names = {"energy": "energy_noise", "forces": "force_noise", "stress": "virial_noise"}
+        for label, value in given.items():
+            if value is not None and not 0.0 < value < math.inf:
+                raise UserError(f"`{names[label]}` must be positive; got {value}.")
+            if value is not None and self.noise != "given":
+                raise UserError(f'`{names[label]}` needs `noise = "given"`; got {self.noise!r}.')
+            if self.noise == "given" and (value is None) == (label in self.labels):
+                what = "must be given, since the loss asks for the label" if value is None else "needs a weight"
+                raise UserError(f"`{names[label]}` {what}: `noise` is given, and the loss asks for {self.labels}.")
+        if self.balance is not None and self.noise is None:
+            raise UserError("`balance` needs `noise`: given, learned or predicted. Else set `energy_weight`.")
+        if self.balance is not None and not -2.0 <= self.balance <= 4.0:
+            raise UserError(f"`balance` lies from -2 (forces) to 4 (energies); got {self.balance}.")
+        if self.noise_beta is not None and self.noise != "predicted":
+            raise UserError('`noise_beta` needs `noise = "predicted"`.')
+        if self.noise_beta is not None and not 0.0 <= self.noise_beta <= 1.0:
+            raise UserError(f"`noise_beta` is a number from 0 to 1; got {self.noise_beta}.")
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The labels that the loss asks for."""
         asked = {
-            "energy": max(self.energy_weight, self.late_energy_weight),
+            "energy": max(self.energy_weight, self.late_energy_weight) if self.noise is None else self.energy_weight,
             "forces": self.force_weight,
             "stress": self.stress_weight,
             "charges": self.charge_weight,
@@ -126,7 +165,7 @@ class TrainSettings:
 
     def weights(self, step: int, total: int | None) -> Weights:
         """Weights of the loss at a step."""
-        late = total is not None and step >= self.switch_at * total
+        late = total is not None and step >= self.switch_at * total and self.noise is None
         energy = self.late_energy_weight if late else self.energy_weight
         return Weights(energy, self.force_weight, self.stress_weight, self.charge_weight)
 

@@ -16,6 +16,7 @@ from jaxmlip.energy import AbstractEnergy
 from jaxmlip.errors import UserError
 from jaxmlip.learn.charges import given_leaves
 from jaxmlip.learn.loss import Loss, Weights
+from jaxmlip.learn.noise import Likelihood
 from jaxmlip.learn.settings import TrainSettings
 
 Trainable = Callable[[str, Any], bool]
@@ -34,13 +35,13 @@ class Problem(NamedTuple):
     """All that a step does not change: the rest of the energy, the loss and the optimizer."""
 
     fixed: PyTree
-    loss: Loss
+    loss: Loss | Likelihood
     optimizer: optax.GradientTransformation
     ema_decay: float
 
 
 def init(
-    energy: AbstractEnergy, loss: Loss, settings: TrainSettings, trainable: Trainable | None = None
+    energy: AbstractEnergy, loss: Loss | Likelihood, settings: TrainSettings, trainable: Trainable | None = None
 ) -> tuple[Problem, TrainState]:
     """Divides an energy into what trains and what does not.
 

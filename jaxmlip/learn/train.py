@@ -28,6 +28,7 @@ from jaxmlip.learn.evaluate import Report, check_dataset, predict, read_referenc
 from jaxmlip.learn.figures import learning_curve, parity
 from jaxmlip.learn.folder import append_metrics, interruptible, locked, rewrite_metrics
 from jaxmlip.learn.loss import Loss, Weights
+from jaxmlip.learn.noise import Likelihood, label_scales, make_likelihood, read_noise, score, with_noise
 from jaxmlip.learn.prior import describe, restore, subtract
 from jaxmlip.learn.progress import Progress, spell_metrics
 from jaxmlip.learn.settings import TrainSettings
@@ -110,6 +111,7 @@ def best_energy(
     **Raises:** `UserError` where there is no intact checkpoint, or it is of another model.
     """
     model, _ = split_references(energy)
+    model = with_noise(model, settings)
     problem, state = init(model, Loss(), settings, trainable)
     found = checkpoint.load_last(Path(folder) / _CHECKPOINTS, "best", state.average)
     if found is None:
@@ -197,14 +199,8 @@ class _Run:
         if charges:
             find_charges(model)
         self.charge_scale = charge_rms(train) or 1.0
-        self.loss = Loss(
-            scale=self.scale,
-            huber=settings.huber,
-            student=settings.student,
-            stress=settings.stress_weight > 0,
-            charges=charges,
-            charge_scale=self.charge_scale,
-        )
+        model = with_noise(model, settings, label_scales(self.loader))
+        self.loss = self._loss(charges)
         self.problem, self.state = init(model, self.loss, settings, trainable)
         self.best = jax.tree.map(jnp.copy, self.state.average)
         self.best_score, self.best_step, self.best_saved = float("inf"), 0, -1
@@ -219,6 +215,20 @@ class _Run:
         self.evaluation_seconds = 0.0
         self.history: list[dict[str, Any]] = []
         self.batches: Iterator[Batch] = iter(())
+
+    def _loss(self, charges: bool) -> Loss | Likelihood:
+        """What is minimized."""
+        s = self.settings
+        if s.noise is not None:
+            return make_likelihood(s, self.loader, charge_scale=self.charge_scale)
+        return Loss(
+            scale=self.scale,
+            huber=s.huber,
+            student=s.student,
+            stress=s.stress_weight > 0,
+            charges=charges,
+            charge_scale=self.charge_scale,
+        )
 
     # How long
 
@@ -342,6 +352,8 @@ class _Run:
             report = self._predict()
             line |= {f"valid_{name}": error for name, error in report.errors().items() if not np.isnan(error)}
             line["valid_score"] = self._score(report)
+        if self.settings.noise in ("learned", "predicted"):
+            line |= {f"noise_{kind}": value for kind, value in read_noise(self._averaged()).items()}
         score = line.get("valid_score", -float(self.done))
         self.stale += 1
         if score < self.best_score:
@@ -361,8 +373,12 @@ class _Run:
         return predict(model, self.valid, stress=self.loss.stress, charges=self.loss.charges)
 
     def _score(self, report: Report) -> float:
-        """The loss of the validation data, as squares with the last weights: what the best is chosen by."""
+        """The loss of the validation data with the last weights, as squares where no noise is asked for: what the best
+        is chosen by."""
         weights = self.settings.weights(1, 1)
+        if isinstance(self.loss, Likelihood):
+            assert self.valid is not None
+            return score(self.loss, self._averaged(), self.valid, weights)
         terms = (
             (weights.energy, report.energy_rmse / self.scale),
             (weights.forces, report.force_rmse / self.scale),
