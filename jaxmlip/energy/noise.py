@@ -20,7 +20,6 @@ from jaxmlip.graph import Graph
 LEAST = (1e-5, 1e-4, 1e-4)
 """Labels are never taken to be better than this: energies per atom [eV], forces [eV/Å], virials per atom [eV]."""
 _STRIDE = 10.0  # an optimizer moves a level as fast as a weight, but noise spans orders of magnitude
-_SPAN = 3.0  # a head changes the noise by a factor between exp(-3) and exp(3)
 
 
 class Noise(NamedTuple):
@@ -38,7 +37,8 @@ class LabelNoise(AbstractEnergy):
     As an energy it is zero, so that it costs dynamics nothing. The noise of a force component of atom i is
     $\sigma_F e^{g_i}$, that of the energy per atom and of the virial per atom of a system
     $\sigma_E \langle e^{2 g} \rangle^{1/2}$ and $\sigma_V \langle e^{2 g} \rangle^{1/2}$, averaged over its atoms.
-    $g_i$ is what the `head`, an energy like any other, says of atom i, bent smoothly into (-3, 3); zero without a head.
+    $g_i = \mathrm{arsinh} \, h_i$ (the noise is as $h$ or $1/|h|$ far out), where the `head`, an energy like any other,
+    says $h_i$ of atom i; zero without a head.
     `levels` are the logarithms of the three $\sigma$ over 10, which `LEAST` bounds smoothly from below. They train
     where they are JAX's array, and stay what they are where they are NumPy's (`fixed`).
     """
@@ -86,12 +86,15 @@ class LabelNoise(AbstractEnergy):
         """The logarithm of each atom's noise over the common one."""
         if self.head is None:
             return jnp.zeros_like(graph.positions[:, 0])
-        return _SPAN * jnp.tanh(self.head(graph) / _SPAN)
+        return jnp.arcsinh(self.head(graph))
 
-    def of(self, graph: Graph) -> Noise:
-        """The noise of every label of a graph. Forces alone teach the head: of energies there are too few."""
+    def of(self, graph: Graph, factors: Float[Array, "atoms"] | None = None) -> Noise:
+        """The noise of every label of a graph, with other `factors` than those of the head where they are given.
+
+        Only the noise of forces has a derivative by the head: of energies there are too few to learn it from.
+        """
         energy, force, virial = self.sigma(graph.positions.dtype)
-        factors = self.factors(graph)
+        factors = self.factors(graph) if factors is None else factors
         held = lax.stop_gradient(factors)
         ones = jnp.ones_like(factors)
         square = graph.sum_atoms(jnp.exp(2.0 * held)) / jnp.maximum(graph.sum_atoms(ones), jnp.ones_like(energy))

@@ -133,6 +133,8 @@ class TrainSettings:
             if self.noise == "given" and (value is None) == (label in self.labels):
                 what = "must be given, since the loss asks for the label" if value is None else "needs a weight"
                 raise UserError(f"`{names[label]}` {what}: `noise` is given, and the loss asks for {self.labels}.")
+        if self.noise == "predicted" and self.force_weight == 0:
+            raise UserError("`noise` predicted needs forces, which alone teach it; got `force_weight` 0.")
         if self.balance is not None and self.noise is None:
             raise UserError("`balance` needs `noise`: given, learned or predicted. Else set `energy_weight`.")
         if self.balance is not None and not -2.0 <= self.balance <= 4.0:

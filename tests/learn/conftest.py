@@ -52,6 +52,11 @@ def dataset():
     return make_dataset()
 
 
+@pytest.fixture(scope="session")
+def many_frames():
+    return make_dataset(200)
+
+
 @pytest.fixture
 def start():
     """Parameters to begin a training with."""
