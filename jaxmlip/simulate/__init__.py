@@ -24,6 +24,9 @@ from jaxmlip.simulate.minimizers import FIRE as FIRE
 from jaxmlip.simulate.minimizers import LBFGS as LBFGS
 from jaxmlip.simulate.minimizers import AbstractMinimizer as AbstractMinimizer
 from jaxmlip.simulate.mtk import MTK as MTK
+from jaxmlip.simulate.neb import Path as Path
+from jaxmlip.simulate.neb import interpolate as interpolate
+from jaxmlip.simulate.neb import neb as neb
 from jaxmlip.simulate.npt import NPT as NPT
 from jaxmlip.simulate.nve import NVE as NVE
 from jaxmlip.simulate.nvt import Langevin as Langevin
