@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import numpy as np
 from scipy import stats
@@ -69,8 +70,8 @@ def shaken(frames: int) -> Dataset:
     sites = np.concatenate([DIAMOND, DIAMOND + [1.0, 0.0, 0.0]]) / [2.0, 1.0, 1.0]
     made = []
     for i in range(frames):
-        cell = np.diag([10.862, 5.431, 5.431]) @ (np.eye(3) + 0.02 * rng.normal(size=(3, 3)))
-        positions = sites @ cell + rng.uniform(0.05, 0.25) * rng.normal(size=(16, 3))
+        cell = np.diag([10.862, 5.431, 5.431]) @ (np.eye(3) + 0.01 * rng.normal(size=(3, 3)))
+        positions = sites @ cell + rng.uniform(0.03, 0.13) * rng.normal(size=(16, 3))
         made.append(Record(positions, np.full(16, 14), cell, (True,) * 3, index=i, path="shaken.xyz"))
     return labelled(made)
 
@@ -129,10 +130,10 @@ def homoscedastic(data: Dataset, steps: int) -> dict:
 
 def heteroscedastic(data: Dataset, steps: int) -> tuple[dict, np.ndarray]:
     """Noise of forces that grows with the energy of the atom; predicted and planted, by atom, on frames not learned."""
-    one = jax.jit(truth())
+    one = eqx.filter_jit(truth())
     systems = [make_system(r.positions, r.numbers, cell=r.cell) for r in data]
     energies = np.concatenate([np.asarray(one(batch(systems[i : i + 50], 4.5))) for i in range(0, len(systems), 50)])
-    sigma = 0.05 * np.exp(np.clip((energies + 4.33) / 0.6, 0.0, 2.0))
+    sigma = SIGMA["force"] * np.exp(np.clip((energies + 4.33) / 0.25, 0.0, 2.0))
     noisy = with_noise(data, sigma, rest=False, seed=2)
     cut = int(0.85 * len(noisy))
     settings = TrainSettings(
