@@ -117,7 +117,12 @@ def test_planted_noise_is_found(noisy):
     assert np.all(np.abs(found / SIGMA - 1.0) < 0.15)
     assert np.isclose(float(result.energy.terms[0].sigma), 2.3, rtol=1e-3)
     assert result.history[-1]["noise_force"] == pytest.approx(found[1], rel=0.1)
-    plain = fit(result.energy, noisy[:8], settings=dataclasses.replace(SETTINGS, noise=None, epochs=1, stress_weight=0.0), quiet=True)
+    plain = fit(
+        result.energy,
+        noisy[:8],
+        settings=dataclasses.replace(SETTINGS, noise=None, epochs=1, stress_weight=0.0),
+        quiet=True,
+    )
     assert len(plain.energy.terms) == 2  # noise that nothing updates is not carried along
 
 
