@@ -71,7 +71,7 @@ class Loss(eqx.Module):
         forces = jnp.sum(labels.force_weight[:, None] * self._rho(wrong.forces))
         stress = jnp.sum(labels.stress_weight * self._rho(wrong.virial))
         charges = jnp.sum(labels.charge_weight * self._rho(wrong.charges, self.charge_scale))
-        return total((energies, forces, stress, charges), weights, batch)
+        return weighted_sum((energies, forces, stress, charges), weights, batch)
 
     def _of_committee(self, energy: Committee, batch: Batch, weights: Weights) -> Float[Array, ""]:
         """The mean of the losses of the members, each as if it were alone; where they share parameters, that of their
@@ -150,7 +150,7 @@ def residuals(energy: AbstractEnergy, batch: Batch, *, stress: bool, charges: bo
     return Residuals((energies - labels.energy) * labels.inverse_atoms, forces - labels.forces, virial, held)
 
 
-def total(terms: Sequence[Float[Array, ""]], weights: Weights, batch: Batch) -> Float[Array, ""]:
+def weighted_sum(terms: Sequence[Float[Array, ""]], weights: Weights, batch: Batch) -> Float[Array, ""]:
     """The weighted sum of the four terms of a loss, over the number of frames that a batch has room for."""
     weighted = [jnp.asarray(w, term.dtype) * term for w, term in zip(weights, terms, strict=True)]
     return (weighted[0] + weighted[1] + weighted[2] + weighted[3]) / float(batch.graph.systems)

@@ -29,11 +29,12 @@ from jaxtyping import Array, Float
 from jaxmlip.compilation import Compiled
 from jaxmlip.data import Batch, Dataset, Loader
 from jaxmlip.energy import AbstractEnergy, LabelNoise, Noise, Sum
+from jaxmlip.energy.committee import has_committee
 from jaxmlip.errors import UserError
 from jaxmlip.graph import Graph
 from jaxmlip.learn.charges import parts
 from jaxmlip.learn.evaluate import ahead, check_dataset
-from jaxmlip.learn.loss import Weights, check_tails, residuals, rho, total
+from jaxmlip.learn.loss import Weights, check_tails, residuals, rho, weighted_sum
 from jaxmlip.learn.settings import TrainSettings
 from jaxmlip.models.ace import ACE, ACEConfig
 
@@ -79,7 +80,7 @@ class Likelihood(eqx.Module):
         held = wrong.charges / self.charge_scale.astype(wrong.charges.dtype)
         charges = 0.5 * jnp.sum(labels.charge_weight * held * held)
         count = self.counts.astype(energies.dtype)
-        return total((count[0] * energies, forces, count[1] * stress, charges), weights, batch)
+        return weighted_sum((count[0] * energies, forces, count[1] * stress, charges), weights, batch)
 
     def _share(self, residual: Float[Array, "*n"], sigma: Float[Array, "*#n"]) -> Float[Array, "*n"]:
         """Minus the logarithm of the likelihood of each label, up to a constant."""
@@ -125,12 +126,18 @@ def with_noise(
     Noise that is learned begins with `sigma`; what the energy has already goes on from where it is, if it is of the
     kind that is asked for. The head of noise that is predicted is a small `ACE`.
 
-    **Raises:** `UserError` where noise is to be predicted for an energy that does not say which elements it knows.
+    **Raises:** `UserError` for a committee, and where noise is to be predicted for an energy that does not say which
+    elements it knows.
     """
     before = parts(energy, (LabelNoise,))
     bare = without_noise(energy)
     if settings.noise is None:
         return bare
+    if has_committee(bare):
+        raise UserError(
+            "Noise is learned by one model at a time: train the members one by one, with different seeds, and make the "
+            "committee of them (`Committee.of`)."
+        )
     if settings.noise == "given":
         given = (settings.energy_noise, settings.force_noise, settings.virial_noise)
         return bare + LabelNoise([1.0 if x is None else x for x in given], fixed=True)

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from jaxmlip.data import Dataset, Loader
-from jaxmlip.energy import AtomicReferences, LabelNoise, LennardJones, energy_forces, energy_forces_virial
+from jaxmlip.energy import AtomicReferences, Committee, LabelNoise, LennardJones, energy_forces, energy_forces_virial
 from jaxmlip.errors import UserError
 from jaxmlip.graph.host import neighbor_pairs
 from jaxmlip.learn import (
@@ -218,6 +218,9 @@ def test_what_is_not_there_is_said(noisy, start, loader):
         LabelNoise((1.0, 0.0, 1.0))
     with pytest.raises(UserError, match="does not name its elements"):
         fit(start, noisy[:8], settings=dataclasses.replace(SETTINGS, noise="predicted"), quiet=True)
+    two = Committee.of([start, LennardJones(jnp.asarray(0.04), jnp.asarray(2.3), cutoff=3.1)])
+    with pytest.raises(UserError, match="one model at a time"):
+        fit(two, noisy[:8], settings=SETTINGS, quiet=True)
     scales = label_scales(loader)
     assert scales[1] == pytest.approx(float(np.sqrt(np.mean([f.forces**2 for f in loader.frames]))))
     assert scales[0] < 1.0  # the reference energies are taken off
