@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.mep import NEB
-from ase.optimize import FIRE as AseFIRE
 from jaxtyping import Array, Float
 
 from jaxmlip.energy import AbstractEnergy, StillingerWeber
@@ -103,16 +102,16 @@ def test_forces_on_a_band_are_those_of_ase(silicon):
     assert largest > 0.1 and largest == pytest.approx(float(path.fmax), rel=1e-9)
 
 
-def test_a_vacancy_hops_in_silicon_as_in_ase(silicon):
+def test_a_vacancy_hops_in_silicon_and_ase_finds_nothing_left_to_do(silicon):
     energy, ends = silicon
     path = neb(energy, *ends, images=3, fmax=0.02)
     assert bool(path.converged) and int(path.steps) < 200
     assert float(path.barrier) == pytest.approx(0.5173, abs=1e-3)  # with 5 and 9 images
     assert float(path.barrier) == pytest.approx(float(path.reverse_barrier), abs=1e-3)  # the hop is symmetric
-    images, band = in_ase(neb(energy, *ends, images=3, steps=1), energy, climb=True)
-    AseFIRE(band, logfile=None).run(fmax=0.02, steps=200)
+    images, band = in_ase(path, energy, climb=True)
+    assert np.linalg.norm(band.get_forces(), axis=1).max() == pytest.approx(float(path.fmax), rel=1e-6)
     found = [image.get_potential_energy() for image in images]
-    assert float(path.barrier) == pytest.approx(max(found) - found[0], abs=1e-3)
+    assert float(path.barrier) == pytest.approx(max(found) - found[0], abs=1e-9)
 
 
 def test_the_path_goes_through_the_boundary(silicon):
@@ -138,4 +137,4 @@ def test_fixed_atoms_stay_and_what_makes_no_path_is_refused(silicon, valley):
     with pytest.raises(ValueError, match="`images`"):
         neb(energy, before, after, images=0)
     with pytest.raises(SimulationError, match="not finite"):
-        neb(MullerBrown(), valley[0], at(-30.0, 30.0), images=1)
+        neb(MullerBrown() * float("nan"), *valley, images=1)
