@@ -104,7 +104,7 @@ def network(train: Dataset, seed: int, cutoff: float) -> ACE:
     return ACE(ACEConfig.preset("nep", train.elements, cutoff=cutoff, **scales), key=jax.random.key(seed))
 
 
-def homoscedastic(data: Dataset, steps: int) -> dict:
+def homoscedastic(data: Dataset, steps: int, channels: int) -> dict:
     """Noise of three kinds, alike everywhere: found by the network and by the linear model."""
     sigma = np.full(sum(len(r) for r in data), SIGMA["force"])
     noisy = with_noise(data, sigma, rest=True, seed=1)
@@ -115,7 +115,7 @@ def homoscedastic(data: Dataset, steps: int) -> dict:
     result = fit(network(noisy, 0, 4.5), noisy[:cut], noisy[cut:], settings=settings, quiet=True)
     clean = evaluate(result.energy, data[cut:], max_shapes=1)
     facts = statistics(noisy, 4.5)
-    config = LinearACEConfig(noisy.elements, cutoff=4.5, mean_neighbors=facts.neighbors, channels=32)
+    config = LinearACEConfig(noisy.elements, cutoff=4.5, mean_neighbors=facts.neighbors, channels=channels)
     solved = fit_linear(LinearACE(config, key=jax.random.key(0)), noisy[:cut], balance=0.0, dtype=np.float32)
     found = {}
     for kind in KINDS:
@@ -276,7 +276,7 @@ def verdict(rows: list[dict], exact: dict) -> dict:
     return found
 
 
-def figures(rows: list[dict], noise: np.ndarray) -> None:
+def noise_figure(noise: np.ndarray) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2, 3.6), layout="constrained")
@@ -286,62 +286,79 @@ def figures(rows: list[dict], noise: np.ndarray) -> None:
     axes.loglog(ends, ends, color="#6b7280", lw=1)
     axes.set(xlabel="planted noise [meV/Å]", ylabel="predicted noise [meV/Å]", title="noise of the force on each atom")
     figure.savefig(HERE / "noise.png", dpi=110)
+
+
+def dial_figure(rows: list[dict]) -> None:
+    from matplotlib.figure import Figure
+
     panels = [
         ("energy_meV", "energy RMSE [meV/atom]"),
         ("force_meV", "force RMSE [meV/Å]"),
         ("barrier_error", "error of the barrier [eV]"),
+        ("drift", "drift [meV/atom/ps]"),
         ("whole", "share of runs that stay whole"),
     ]
-    figure = Figure(figsize=(10.5, 2.9), layout="constrained")
-    for axes, (name, title) in zip(figure.subplots(1, 4), panels, strict=True):
+    figure = Figure(figsize=(12.5, 2.9), layout="constrained")
+    for axes, (name, title) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         for labels, color, text in (("sw", "#1f5fa8", "Stillinger-Weber"), ("dft", "#c2410c", "DFT")):
             here = [r for r in rows if r["labels"] == labels]
             if not here:
                 continue
             axes.plot([r["balance"] for r in here], [r[name] for r in here], "o", ms=3, color=color, alpha=0.5)
             balances = sorted({r["balance"] for r in here})
-            means = [np.nanmean([r[name] for r in here if r["balance"] == b] or [np.nan]) for b in balances]
-            axes.plot(balances, means, "-", color=color, label=text)
-        axes.set(xlabel="forces  <  balance  >  energies", title=title)
-        axes.title.set_fontsize(9)
-        if name in ("energy_meV", "force_meV"):
+            found = {b: [r[name] for r in here if r["balance"] == b and np.isfinite(r[name])] for b in balances}
+            known = [b for b in balances if found[b]]
+            axes.plot(known, [np.mean(found[b]) for b in known], "-", color=color, label=text)
+        axes.set_xlabel("forces  <  balance  >  energies")
+        axes.set_title(title, fontsize=9)
+        if name in ("energy_meV", "force_meV", "drift"):
             axes.set_yscale("log")
     figure.axes[0].legend(fontsize=7)
     figure.savefig(HERE / "dial.png", dpi=110)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--quick", action="store_true", help="fewer frames and steps, two balances, no dynamics to speak of"
-    )
-    parser.add_argument("--steps", type=int, default=2000, help="of each training of the dial")
-    options = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
-    quick = options.quick
-    begin = time.perf_counter()
-    data = shaken(80 if quick else 450)
-    result = homoscedastic(data, 300 if quick else 2500)
-    print(json.dumps(result), f"{time.perf_counter() - begin:.0f} s", flush=True)
-    rows, exact = [], {}
-    if not quick:
-        more, noise = heteroscedastic(data, 2500)
-        result |= more
-        print(json.dumps(more), f"{time.perf_counter() - begin:.0f} s", flush=True)
+def measure(parts: list[str], options: argparse.Namespace) -> tuple[dict, list[dict]]:
+    """The figures of each part, and the rows of the dial."""
+    result: dict = {}
+    rows: list[dict] = []
+    if "alike" in parts:
+        data = shaken(60 if options.quick else 450)
+        result |= homoscedastic(data, 200 if options.quick else 2500, 16 if options.quick else 32)
+        print(json.dumps(result), flush=True)
+    if "by_atom" in parts:
+        found, noise = heteroscedastic(shaken(450), 2500)
+        noise_figure(noise)
+        result |= found
+        print(json.dumps(found), flush=True)
+    if "dial" in parts:
         exact = migrate(truth(), "sw")
         print("truth:", exact, flush=True)
-        rows = dial("sw", range(2), BALANCES, options.steps, 4000)
-        rows += dial("dft", range(1), BALANCES, options.steps, 4000)
+        rows = dial("sw", range(2), BALANCES, options.steps, options.md_steps)
+        rows += dial("dft", range(1), BALANCES, options.steps, options.md_steps)
         result |= {f"sw_{k}_exact": round(v, 4) for k, v in exact.items()} | verdict(rows, exact)
-        figures(rows, noise)
-    result |= {
-        "quick": quick,
-        "seconds": round(time.perf_counter() - begin),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}",
-    }
-    if not quick:
-        clean = json.loads(json.dumps({**result, "rows": rows}).replace("NaN", "null"))
-        (HERE / "results.json").write_text(json.dumps(clean, indent=1) + "\n")
+        dial_figure(rows)
+    return result, rows
+
+
+def main() -> None:
+    every = ["alike", "by_atom", "dial"]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="noise alike everywhere, few frames and steps")
+    parser.add_argument("--only", nargs="+", choices=every, help="parts; what they find is added to results.json")
+    parser.add_argument("--steps", type=int, default=2000, help="of each training of the dial")
+    parser.add_argument("--md-steps", type=int, default=4000)
+    options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    begin = time.perf_counter()
+    parts = ["alike"] if options.quick else options.only or every
+    result, rows = measure(parts, options)
+    result |= {"quick": options.quick, f"seconds_{'_'.join(parts)}": round(time.perf_counter() - begin)}
+    result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}"
+    if not options.quick:
+        path = HERE / "results.json"
+        before = json.loads(path.read_text()) if path.exists() else {}
+        text = json.dumps(before | result | ({"rows": rows} if rows else {}), indent=1)
+        path.write_text(text.replace("NaN", "null") + "\n")
     print(json.dumps(result).replace("NaN", "null"))
 
 
