@@ -184,12 +184,12 @@ def migrate(energy: AbstractEnergy, labels: str) -> dict:
     """The energy to form a vacancy, and the barrier of its migration; NaN where the band does not come to rest."""
     kind = "split" if labels == "sw" else "hop"
     try:
-        ends = [minimize(energy, end, fmax=5e-3, steps=1000) for end in vacancy(labels, kind)]
-        path = neb(energy, *(e.system for e in ends), images=3, fmax=0.03, steps=300)
+        ends = [minimize(energy, end, fmax=2e-3, steps=1000) for end in vacancy(labels, kind)]
+        path = neb(energy, *(e.system for e in ends), images=3, fmax=0.01, steps=300)
     except (SimulationError, ValueError) as error:
         print("  no path:", error, flush=True)
         return {"formation": float("nan"), "barrier": float("nan")}
-    whole = float(minimize(energy, crystal(labels), fmax=5e-3).energy)
+    whole = float(minimize(energy, crystal(labels), fmax=2e-3).energy)
     barrier = float(path.barrier) if bool(path.converged) else float("nan")
     return {"formation": float(ends[0].energy) - 63.0 / 64.0 * whole, "barrier": barrier}
 
