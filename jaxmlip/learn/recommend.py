@@ -117,17 +117,18 @@ def _verdict(
         gain = law.gain_of_doubling
         yield (
             f"Twice the frames would lower the {kind} error by some {gain:.0%} (exponent {law.exponent:.2f} ± "
-            f"{law.exponent_error:.2f})" + _floor_text(law) + "."
+            f"{law.exponent_error:.2f})" + _floor_text(law, kind) + "."
         )
         if larger is not None:
             pays = "more frames pay more" if gain > larger else "a larger or better model pays more"
             yield f"By these figures, {pays}." if max(gain, larger) > 0.02 else "Neither would help much."
 
 
-def _floor_text(law: PowerLaw) -> str:
+def _floor_text(law: PowerLaw, kind: str) -> str:
     if law.floor is None or law.floor_error is None or law.floor <= 2.0 * law.floor_error:
         return ""
-    return f", less where the curve bends towards {1e3 * law.floor:.3g} ± {1e3 * law.floor_error:.2g} meV/Å"
+    unit = "meV/Å" if kind == "force" else "meV/atom"
+    return f", less where the curve bends towards {1e3 * law.floor:.3g} ± {1e3 * law.floor_error:.2g} {unit}"
 
 
 def _gain_of_capacity(line: Sequence[Cell]) -> float | None:
