@@ -37,7 +37,7 @@ KINDS = ("force", "energy")
 class Extent:
     """How much is computed."""
 
-    channels: int = 64
+    channels: int = 32
     seeds: int = 5
     sizes: int = 5
     ridges: tuple[float, ...] = RIDGES
@@ -184,11 +184,7 @@ def decomposition(
             weights, _ = fit_columns(table, sums, rung, ridges=(1.0, FREE))
             for i, ridge in enumerate((1.0, FREE)):
                 fits.setdefault((rung.name, ridge), []).append(weights[:, i])
-    few = (
-        linear_points(table, splits, rungs, ridges=(1.0, FREE))
-        if extent is QUICK
-        else _few_points(table, splits, rungs)
-    )
+    few = linear_points(table, splits, [rungs[0], rungs[3]], ridges=(1.0, FREE))
     direct: dict[tuple[str, float, str], list[float]] = {}
     for p in few:
         for kind in KINDS:
