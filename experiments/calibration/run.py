@@ -100,7 +100,7 @@ def one_of(energy: AbstractEnergy) -> AbstractEnergy:
 
 
 def methods(name: str, train: Dataset, quick: bool) -> dict[str, Callable[[], Predict]]:
-    count, steps = (3, 60) if quick else (8, 1000 if name in ("si", "mo") else 1500)
+    count, steps = (3, 60) if quick else (8, 600 if name in ("si", "mo") else 1500)
     sizes = {"channels": 4, "hidden": 8, "degree": 2} if quick else {}
 
     def committee(share: bool) -> Predict:
@@ -271,22 +271,24 @@ def main() -> None:
     WORK.mkdir(exist_ok=True)
     path = HERE / "results.json"
     names = ["ours"] if options.quick else [] if options.cost_only else options.sets
-    found = {name: one_set(name, options.quick, 5 if options.quick else 50) for name in names}
     before = json.loads(path.read_text()) if path.exists() and not options.quick else {}
-    sets = before.get("sets", {}) | found
     result = {k: v for k, v in before.items() if k.startswith("ensemble8")}
     if options.quick or options.cost_only or not result:
         ratios = cost(("deep",), repeats=5) if options.quick else cost(("deep", "shallow"), repeats=25)
         result = {"ensemble8_cost_ratio": ratios["deep_energies"]}
         result |= {f"ensemble8_{name}_cost_ratio": ratio for name, ratio in ratios.items()}
-    result |= {
-        **(summary(sets) if sets else {}),
-        "sets": sets,
-        "quick": options.quick,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}",
-    }
-    if not options.quick:
-        path.write_text(json.dumps(result, indent=1) + "\n")
+    sets = before.get("sets", {})
+    for name in [*names, None]:
+        if name is not None:
+            sets[name] = one_set(name, options.quick, 5 if options.quick else 50)
+        result |= {
+            **(summary(sets) if sets else {}),
+            "sets": sets,
+            "quick": options.quick,
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}",
+        }
+        if not options.quick:  # after each set, so that a run that is stopped keeps what it has
+            path.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
 
 
