@@ -33,6 +33,7 @@ DATA = Path(os.environ.get("JAXMLIP_DATA", HERE.parents[2] / "shared" / "data"))
 SHIPPED = HERE.parents[1] / "jaxmlip" / "data" / "silicon_pbe.extxyz.xz"
 WORK = HERE / "work"
 CUTOFFS = {"si": 5.0, "mo": 5.5, "acac": 5.0, "3bpa": 5.0, "ours": 5.0}
+STEPS = {"si": 400, "mo": 400, "acac": 1500, "3bpa": 1500}
 RULES = {"scaled": scaling, "isotonic": isotonic, "conformal": conformal}
 
 
@@ -100,11 +101,12 @@ def one_of(energy: AbstractEnergy) -> AbstractEnergy:
 
 
 def methods(name: str, train: Dataset, quick: bool) -> dict[str, Callable[[], Predict]]:
-    count, steps = (3, 60) if quick else (8, 600 if name in ("si", "mo") else 1500)
+    count, steps = (3, 60) if quick else (8, STEPS[name])
     sizes = {"channels": 4, "hidden": 8, "degree": 2} if quick else {}
 
     def committee(share: bool) -> Predict:
-        energy = networks(name, train, count, share, steps, quick, **sizes)
+        few = share and name == "3bpa" and not quick
+        energy = networks(name, train, count, share, 700 if few else steps, quick, **sizes)
         return lambda data: predict_with_committee(energy, data)
 
     def laplace() -> Predict:
