@@ -60,6 +60,10 @@ def main(argv: Sequence[str]) -> int:
     config = parse(GenerateConfig, argv, command="generate", description=__doc__ or "")
     config.check()
     seeds = read_dataset(config.seeds)
+    if config.labeller is not None:
+        from jaxmlip.interfaces.workers import open_energy
+
+        open_energy(config.labeller)  # what cannot label is said before anything is made
     energy = sampler_of(config)
     print(planned(config, seeds, energy))
     if config.plan_only:

@@ -67,6 +67,7 @@ def test_the_plan_is_printed_and_edited(seed, tmp_path, jaxmlip):
         (("--plan.compressed.volume", "nan", "nan"), "plan.compressed.volume"),
         (("--sampler", "nowhere.model"), "nowhere.model"),
         (("--sampler", "json:JSONDecoder"), "must be an energy of jaxmlip"),
+        (("--labeller", "nowhere:nothing"), "`nowhere:nothing` cannot be used"),
         (("--resume",), "holds no finished design"),
     ],
 )
@@ -74,6 +75,7 @@ def test_bad_options_are_refused(options, message, seed, tmp_path, jaxmlip):
     code, _, err = jaxmlip("generate", "--seeds", seed / "seed.extxyz", "--output", tmp_path / "out", *options)
     assert code == 2
     assert message in err and "Traceback" not in err
+    assert not (tmp_path / "out" / "structures.extxyz").exists()
 
 
 def test_frames_that_fail_are_told(seed, tmp_path, jaxmlip):
