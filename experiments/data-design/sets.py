@@ -52,12 +52,22 @@ def labelled(records: list[Record], energy: AbstractEnergy) -> Dataset:
     return Dataset(made)
 
 
-def of_dynamics(energy: AbstractEnergy, most: int, seed: int) -> list[Record]:
-    """At least `most` frames of 64 atoms at constant volume, 0.1 ps from each other, each sixth at one temperature."""
+def of_dynamics(energy: AbstractEnergy, most: int, seed: int, every: float = 0.1) -> list[Record]:
+    """At least `most` frames of 64 atoms at constant volume, `every` [ps] from each other after five times that, each
+    sixth at one temperature."""
     cell = supercell(diamond(), 64)
     each = -(-most // len(TEMPERATURES))
     runs = [
-        md_frames(energy, cell, temperature=float(t), pressure=None, count=each, seed=100 * seed + k)
+        md_frames(
+            energy,
+            cell,
+            temperature=float(t),
+            pressure=None,
+            count=each,
+            seed=100 * seed + k,
+            every=every,
+            equilibration=5.0 * every,
+        )
         for k, t in enumerate(TEMPERATURES)
     ]
     return [run[i] for i in range(each) for run in runs]

@@ -39,7 +39,7 @@ def environments(
             names = ", ".join(SYMBOLS[n] for n in strangers)
             raise UserError(f"{record.where}: the descriptors do not know {names}.")
     bare = Dataset([Record(r.positions, r.numbers, r.cell, r.pbc) for r in records])
-    loader = Loader(bare, model.cutoff, batch_atoms=1, references={}, dtype=np.float32, max_shapes=3)
+    loader = Loader(bare, model.cutoff, batch_atoms=1, references={}, dtype=np.float32, max_shapes=2)
     found: list[np.ndarray] = [np.empty(0)] * len(records)
     for done, i in enumerate(loader.plan(0), start=1):
         index = int(i[0])

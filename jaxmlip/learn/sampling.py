@@ -28,7 +28,7 @@ class Sampler:
 
     def __init__(self, energy: AbstractEnergy):
         self.energy = energy
-        self._atoms, self._neighbors = 0, 0
+        self._shapes: list[tuple[int, int]] = []
 
     def __call__(self, record: Record) -> tuple[float, np.ndarray, np.ndarray]:
         """Energy [eV], forces [eV/Å] and stress [eV/Å³] in float64; NaN where the energy gives that.
@@ -45,9 +45,13 @@ class Sampler:
 
     def _graph(self, record: Record) -> Graph:
         graph = batch(record.system, self.energy.cutoff or 1.0)
-        self._atoms = _size(len(record), self._atoms)
-        self._neighbors = _size(graph.senders.shape[0], self._neighbors)
-        return pad(graph, atoms=self._atoms, neighbors=self._neighbors, slots=1)
+        atoms, neighbors = len(record), graph.senders.shape[0]
+        fitting = [s for s in self._shapes if s[0] >= atoms and s[1] >= neighbors and _fits(s, atoms * neighbors)]
+        if not fitting:
+            fitting = [(_size(atoms), _size(neighbors))]
+            self._shapes += fitting
+        atoms, neighbors = min(fitting, key=lambda s: s[0] * s[1])
+        return pad(graph, atoms=atoms, neighbors=neighbors, slots=1)
 
 
 @Compiled
@@ -55,9 +59,14 @@ def _derivatives(energy: AbstractEnergy, graph: Graph) -> Derivatives:
     return energy_forces_stress(energy, graph)
 
 
-def _size(need: int, current: int) -> int:
-    """A size to pad to: the current one while it fits and is not far too large, else a multiple of 16 with room."""
-    return current if need <= current <= max(3 * need, 32) else 16 * math.ceil(need * 1.2 / 16)
+def _size(need: int) -> int:
+    """A size to pad to: a multiple of 16 with room."""
+    return 16 * math.ceil(need * 1.2 / 16)
+
+
+def _fits(shape: tuple[int, int], need: int) -> bool:
+    """Whether a shape that is there already wastes little enough beside compiling another one."""
+    return shape[0] * shape[1] <= max(4 * need, 2048)
 
 
 def downhill(sampler: Sampler, record: Record, steps: int) -> Record:
