@@ -187,12 +187,13 @@ def pictures(runs: list[dict]) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     colors = dict(zip(VARIANTS, ("#d95f02", "#1b9e77", "#7570b3", "#666666"), strict=True))
     panels = {
         "energies, all groups [meV/atom]": lambda r: r["energy_rmse"]["all"],
         "forces, all groups [meV/Å]": lambda r: r["force_rmse"]["all"],
-        "forces, crystals up to 1200 K [meV/Å]": lambda r: r["force_rmse"]["crystal"],
+        "forces, crystals [meV/Å]": lambda r: r["force_rmse"]["crystal"],
         "forces in 2000 K dynamics [meV/Å]": lambda r: 1e3 * r["stability"]["force_error"],
         "elastic constants [%]": lambda r: 100.0 * r["elastic"],
         "vacancy [meV]": lambda r: 1e3 * r["vacancy"],
@@ -209,6 +210,8 @@ def pictures(runs: list[dict]) -> None:
             axis.plot(budgets, means, "-", color=colors[variant], label=variant.replace("_", " "))
         axis.set(title=title, xscale="log", yscale="log")
         axis.set_xticks(BUDGETS, [str(b) for b in BUDGETS])
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     for axis in axes[1]:
