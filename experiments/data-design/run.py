@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one small budget, no sampler, no dynamics of the model")
     parser.add_argument("--budgets", nargs="+", type=int, default=list(BUDGETS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=["md", "designed", "no_sampler"])
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=["md", "designed"])
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--degree", type=int, default=2)
     parser.add_argument("--runs", type=int, default=3, help="of dynamics at 2000 K")
