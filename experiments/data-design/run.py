@@ -33,8 +33,8 @@ VARIANTS = {
 }
 
 
-def model(neighbors: float, channels: int, degree: int) -> LinearACE:
-    config = LinearACEConfig((14,), cutoff=CUTOFF, degree=degree, channels=channels, mean_neighbors=neighbors)
+def model(neighbors: float, channels: int) -> LinearACE:
+    config = LinearACEConfig((14,), cutoff=CUTOFF, degree=2, channels=channels, mean_neighbors=neighbors)
     return LinearACE(config, key=jax.random.key(0))
 
 
@@ -135,7 +135,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=["md", "designed"])
     parser.add_argument("--channels", type=int, default=16)
-    parser.add_argument("--degree", type=int, default=2)
     parser.add_argument("--runs", type=int, default=3, help="of dynamics at 2000 K")
     parser.add_argument("--steps", type=int, default=1000, help="in each of them")
     parser.add_argument("--tests", type=int, default=8, help="frames of each group of the test set")
@@ -143,7 +142,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.budgets, options.seeds, options.variants, options.channels = [25], 1, ["md", "designed"], 4
-        options.degree, options.runs, options.steps, options.tests = 1, 0, 0, 2
+        options.runs, options.steps, options.tests = 0, 0, 2
     energy = truth()
     groups = for_testing(energy, options.tests, dynamics=not options.quick)
     tests = {n: labelled(f, energy) for n, f in groups.items()}
@@ -153,7 +152,7 @@ def main() -> None:
         "tests": tests,
         "dynamics": {},
         "true": properties(Sampler(energy)),
-        "model": model(statistics(whole, CUTOFF).neighbors, options.channels, options.degree),
+        "model": model(statistics(whole, CUTOFF).neighbors, options.channels),
         "cache": RowCache(2.5e9),
     }
     true: Properties = shared["true"]

@@ -119,11 +119,11 @@ def md_frames(
         except ValueError as error:
             raise UserError(f"{record.where}: molecular dynamics cannot start: {error}") from error
         try:
-            state, _ = run(integrator, energy, state, steps=wait, every=max(wait, 1))
+            state, _ = run(integrator, energy, state, steps=wait, every=gap, observe=_SHAPE)  # one program for both
             _, found = run(integrator, energy, state, steps=gap * count + gap, every=gap, observe=_SHAPE)
         except SimulationError as error:
             say(f"dynamics at {temperature:g} K stopped early: {error.cause}")
-            found = error.record
+            found = error.record if error.step > wait else None
     if found is None or not len(found[0]):
         return []
     steps, positions, cells = (np.asarray(x)[:count] for x in found)
