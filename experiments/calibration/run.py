@@ -282,7 +282,7 @@ def main() -> None:
     sets = before.get("sets", {})
     for name in [*names, None]:
         if name is not None:
-            sets[name] = one_set(name, options.quick, 5 if options.quick else 50)
+            sets[name] = one_set(name, options.quick, 5 if options.quick else 200)
         result |= {
             **(summary(sets) if sets else {}),
             "sets": sets,
