@@ -106,7 +106,7 @@ def methods(name: str, train: Dataset, quick: bool) -> dict[str, Callable[[], Pr
 
     def committee(share: bool) -> Predict:
         few = share and name == "3bpa" and not quick
-        energy = networks(name, train, count, share, 700 if few else steps, quick, **sizes)
+        energy = networks(name, train, count, share, 300 if few else steps, quick, **sizes)
         return lambda data: predict_with_committee(energy, data)
 
     def laplace() -> Predict:
