@@ -43,9 +43,9 @@ class Extent:
     ridges: tuple[float, ...] = RIDGES
     resamples: int = 20
     resampled: int = 2  # index of the size of the training sets that are drawn again
-    steps: int = 1000
-    widths: tuple[int, ...] = (4, 8, 16)
-    network_seeds: int = 3
+    steps: int = 400
+    widths: tuple[int, ...] = (4, 16)
+    network_seeds: int = 2
 
 
 FULL = Extent()
