@@ -8,6 +8,7 @@ matplotlib.use("Agg")
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 BLUE, ORANGE, GRAY, GREEN = "#1f5fa8", "#d9730d", "#6b7280", "#2e7d32"
 NAMES = {"si": "mlearn Si", "mo": "mlearn Mo", "ours": "our silicon"}
@@ -43,6 +44,10 @@ def _grid(sets: list[str], title: str):
 
 
 def _save(figure, path: Path) -> None:
+    for axes in figure.axes:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(NullFormatter())
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -66,7 +71,7 @@ def _against(what: str, curves: dict, sets: list[str], folder: Path) -> None:
         axes.set_ylim(bottom=max(axes.get_ylim()[0], 1e-3 * max(tops)))
         if kind == "energy":
             axes.set_xlabel("weights" if what == "capacity" else "regularisation, of the evidence's")
-    figure.axes[0].legend(fontsize=6)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=6)
     _save(figure, folder / f"{what}.png")
 
 
@@ -105,7 +110,7 @@ def _decomposition(curves: dict, sets: list[str], folder: Path) -> None:
         axes.set_ylim(top=min(10.0 * max(tops), axes.get_ylim()[1]))
         if kind == "energy":
             axes.set_xlabel(f"weights ({d['frames']} frames)")
-    figure.axes[0].legend(fontsize=6)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=6)
     _save(figure, folder / "decomposition.png")
 
 
