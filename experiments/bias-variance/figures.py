@@ -59,14 +59,14 @@ def _against(what: str, curves: dict, sets: list[str], folder: Path) -> None:
         x = c["weights"] if what == "capacity" else c["ridges"]
         words = (("_evidence", "-"), ("_free", ":")) if what == "capacity" else (("", "-"),)
         tops = []
-        for amount, color, n in (("few", ORANGE, c["sizes"][0]), ("many", BLUE, c["sizes"][-1])):
+        for amount, color in (("few", ORANGE), ("many", BLUE)):
             for word, line in words:
-                label = f"test, {n} frames" + (", hardly regularised" if word == "_free" else "")
+                label = f"test, {amount} frames" + (", hardly regularised" if word == "_free" else "")
                 test = c[f"{what}_{kind}_{amount}{word}_test"]
                 axes.plot(x, test, line, color=color, marker="o", ms=3, label=label)
                 tops += test if word != "_free" else []
             train = c[f"{what}_{kind}_{amount}{words[0][0]}_train"]
-            axes.plot(x, train, "--", color=color, lw=0.8, label=f"train, {n} frames")
+            axes.plot(x, train, "--", color=color, lw=0.8, label=f"train, {amount} frames")
         axes.set_ylim(top=min(3.0 * max(tops), axes.get_ylim()[1]))
         axes.set_ylim(bottom=max(axes.get_ylim()[0], 1e-3 * max(tops)))
         if kind == "energy":
