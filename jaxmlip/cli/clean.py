@@ -91,6 +91,8 @@ def main(argv: Sequence[str]) -> int:
     suspects = judge(config, dataset)
     aside = suspects.above(config.threshold)
     print(dataset.census())
+    for notice in notices(suspects):
+        print(f"Note: {notice}")
     print()
     print(suspects.table())
     settings.write_run(
@@ -104,6 +106,13 @@ def main(argv: Sequence[str]) -> int:
     print(f"\n{len(aside)} of {len(dataset)} frames set aside (suspicion above {config.threshold:g}): removed.extxyz")
     print(f"Open {config.output / 'report.html'}")
     return 0
+
+
+def notices(suspects: Suspects) -> list[str]:
+    """What a user should know of the frames."""
+    blank = int(np.sum(~suspects.is_judged))
+    kept = [f"{blank} of {len(suspects.dataset)} frames have no label; they are kept, not judged."] if blank else []
+    return [*suspects.dataset.notices(), *kept]
 
 
 def judge(config: CleanConfig, dataset: Dataset) -> Suspects:
@@ -162,7 +171,7 @@ def csv_of(suspects: Suspects, aside: np.ndarray) -> str:
         writer.writerow(
             [
                 *(rank, record.path, record.index, record.config_type, len(record), int(i in away)),
-                *(f"{score[i]:.4g}", suspects.reason(i), *(_number(x) for x in numbers), _number(left["atom"])),
+                *(_number(score[i]), suspects.reason(i), *(_number(x) for x in numbers), _number(left["atom"])),
                 *(_number(left["stress"] / units.GPa), f"{leverage[i]:.5g}", f"{cook[i]:.5g}"),
             ]
         )
@@ -189,10 +198,12 @@ def page(config: CleanConfig, suspects: Suspects, aside: np.ndarray) -> str:
     frames = len(suspects.dataset)
     away = np.zeros(frames, bool)
     away[aside] = True
+    known = suspects.is_judged
     judge = "a linear model" if config.model is None else f"the last layer of {config.model}"
     out = Page(
         "Frames that look wrong",
-        f"{frames} frames of {', '.join(str(f) for f in config.files)}, each judged by a fit of {judge} to the others.",
+        f"{frames} frames of {', '.join(str(f) for f in config.files)}, each judged by a fit of {judge} to the others. "
+        + " ".join(notices(suspects)),
     )
     out.cards(
         {
@@ -205,7 +216,7 @@ def page(config: CleanConfig, suspects: Suspects, aside: np.ndarray) -> str:
         "Suspicion and leverage",
         "Suspicion: how far the leave-one-out residual of a frame lies above those of its group, in upper spreads of "
         "the bulk. Leverage is no fault: nothing in the set is like such a frame, and more of its kind would help.",
-        figures.influence(suspects.leverage, suspects.suspicion, away, config.threshold),
+        figures.influence(*(x[known] for x in (suspects.leverage, suspects.suspicion, away)), config.threshold),
     )
     groups = sorted(suspects.dataset.config_types())
     kinds = np.array([r.config_type for r in suspects.dataset])
@@ -220,6 +231,7 @@ def page(config: CleanConfig, suspects: Suspects, aside: np.ndarray) -> str:
                 {g: values[kinds == g] for g in groups}, {g: away[kinds == g] for g in groups}, label
             )
             out.figure(title, "Orange: set aside.", figure)
+    ranked = [i for i in suspects.order if suspects.is_judged[i]]
     rows = [
         [
             str(rank),
@@ -230,7 +242,7 @@ def page(config: CleanConfig, suspects: Suspects, aside: np.ndarray) -> str:
             f"{suspects.leverage[i]:.2f}",
             f"{suspects.cook[i]:.3g}",
         ]
-        for rank, i in enumerate(suspects.order[: max(len(aside), 20)], start=1)
+        for rank, i in enumerate(ranked[: max(len(aside), 20)], start=1)
     ]
     header = ("rank", "frame", "config_type", "suspicion", "reason", "leverage", "Cook's distance")
     text = "The most suspicious frames. Look at them before you train without them."

@@ -76,6 +76,7 @@ def audit(parts: Mapping[str, Dataset]) -> Audit:
     findings: list[Finding] = []
     for check in (_theory, _labels, _forces, _distances):
         findings += check(whole)
+    findings += [Finding("rare elements", NOTE, text) for text in whole.rare_elements()]
     work, facts = check_work(whole)
     findings += work
     findings += _twice(parts, whole, fingerprints)
@@ -123,6 +124,8 @@ def _k_density(dataset: Dataset) -> Iterator[Finding]:
 
 def _labels(dataset: Dataset) -> Iterator[Finding]:
     """Labels that are missing in some frames, zero in all, or copied from one structure to another."""
+    if not any(r.has(label) for r in dataset for label in ("energy", "forces", "stress")):
+        yield Finding("labels", NOTE, "no frame has a label: only the structures were checked")
     for label in ("energy", "forces", "stress"):
         asked = [r for r in dataset if not (label == "forces" and len(r) == 1) and (label != "stress" or all(r.pbc))]
         having = [r for r in asked if r.has(label)]

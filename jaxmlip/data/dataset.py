@@ -15,6 +15,8 @@ from jaxmlip.graph.host import neighbor_pairs
 from jaxmlip.io import LABELS, Record, paths_of, read_frames
 
 _CLOSEST = 0.1  # Å
+_FEW_FRAMES = 4  # that an element is in, of
+_MANY_FRAMES = 12
 
 
 class Dataset:
@@ -116,7 +118,20 @@ class Dataset:
             notices.append(f"{turned} left-handed cells were made right-handed (same crystal, same labels).")
         if masked:
             notices.append(f"the shear stress of {masked} frames is masked, as they ask for.")
-        return notices
+        return notices + [f"{text}: what is learned of it rests on these alone." for text in self.rare_elements()]
+
+    def rare_elements(self) -> list[str]:
+        """Elements that less than four frames of many have, not counting isolated atoms."""
+        frames = [r for r in self if not r.is_isolated_atom]
+        counts = {n: [r for r in frames if n in r.numbers] for n in self.elements}
+        if len(frames) < _MANY_FRAMES:
+            return []
+        where = {n: "; ".join(r.where for r in found) or "as isolated atoms only" for n, found in counts.items()}
+        return [
+            f"{SYMBOLS[n]} is in {len(found)} of {len(frames)} frames ({where[n]})"
+            for n, found in counts.items()
+            if len(found) < _FEW_FRAMES
+        ]
 
     def census(self) -> str:
         """A table: how many frames of each file carry which label, and under which key."""

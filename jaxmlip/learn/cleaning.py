@@ -65,6 +65,11 @@ class Suspects:
         return np.argsort(-self.suspicion, kind="stable")
 
     @property
+    def is_judged(self) -> np.ndarray:
+        """Whether the frame has a label."""
+        return np.array([len(f.kind) > 0 for f in self.found])
+
+    @property
     def leverage(self) -> np.ndarray:
         """Of each frame: how many parameters of the fit it determines."""
         return np.array([f.leverage.sum() for f in self.found])
@@ -98,6 +103,8 @@ class Suspects:
 
     def reason(self, frame: int | np.integer) -> str:
         """Why this frame is the most suspicious, with the figure."""
+        if not self.is_judged[frame]:
+            return "has no label to judge"
         which = int(self.scores[frame].argmax())
         left = self.left_out(frame)
         a, b = sorted(self.found[frame].pair)
@@ -116,7 +123,7 @@ class Suspects:
     def table(self, rows: int = 20) -> str:
         """The most suspicious frames, one a line."""
         lines = [f"{'rank':>4}  {'suspicion':>9}  {'leverage':>8}  {'Cook':>8}  frame and reason"]
-        for rank, i in enumerate(self.order[:rows], start=1):
+        for rank, i in enumerate([i for i in self.order if self.is_judged[i]][:rows], start=1):
             numbers = f"{rank:>4}  {self.suspicion[i]:9.2f}  {self.leverage[i]:8.2f}  {self.cook[i]:8.3g}"
             lines.append(f"{numbers}  {self.dataset[i].where} ({self.dataset[i].config_type}): {self.reason(i)}")
         return "\n".join(lines)

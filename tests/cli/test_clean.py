@@ -42,13 +42,22 @@ def test_every_frame_is_in_one_of_the_files_as_it_was(faulty, tmp_path, jaxmlip)
     assert "Frames that look wrong" in page and page.count("<img") == 3
 
 
-def test_a_high_threshold_sets_nothing_aside(faulty, tmp_path, jaxmlip):
+def test_a_high_threshold_sets_nothing_aside_and_frames_without_labels_are_not_judged(faulty, tmp_path, jaxmlip):
     out = tmp_path / "out"
+    frames = ase.io.read(faulty, ":")
+    for label in (frames[3].info, frames[3].arrays):
+        for key in ("REF_energy", "REF_forces", "REF_stress"):
+            label.pop(key, None)
+    ase.io.write(faulty, frames)
     code, text, err = jaxmlip("clean", faulty, "--output", out, "--threshold", 1e6, "--rounds", 1, *OPTIONS)
     assert code == 0, err
     assert "0 of 20 frames set aside" in text
     assert (out / "cleaned.extxyz").read_text() == faulty.read_text()
     assert (out / "removed.extxyz").read_text() == ""
+    assert "1 of 20 frames have no label; they are kept, not judged." in text
+    assert "frame 3 " not in text and "nan" not in text and "inf" not in text.replace("info", "")
+    last = list(csv.DictReader((out / "suspects.csv").read_text().splitlines()))[-1]
+    assert (last["frame"], last["suspicion"], last["reason"]) == ("3", "", "has no label to judge")
 
 
 @pytest.mark.parametrize(

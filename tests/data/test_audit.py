@@ -186,3 +186,12 @@ def test_the_fingerprint_knows_neither_orientation_nor_order_nor_cell(silicon):
 def test_no_frames_are_refused():
     with pytest.raises(UserError, match="no frames"):
         audit({"all": Dataset([])})
+
+
+def test_a_set_without_labels_is_said_to_be_one_and_rare_elements_are_named(springs):
+    bare = [dataclasses.replace(r, energy=None, forces=None, stress=None) for r in springs]
+    odd = np.append(np.full(11, 18), 36)
+    found = audit({"all": Dataset([dataclasses.replace(r, numbers=odd) if r.index < 2 else r for r in bare])})
+    assert found.alarms == ()
+    said = {f.check: f.text for f in found.findings}
+    assert said["labels"].startswith("no frame has a label") and said["rare elements"].startswith("Kr is in 2 of 40")

@@ -112,3 +112,12 @@ def test_the_fingerprint_sees_every_label():
 def test_notices_count_what_was_changed():
     data = Dataset([record(0, was_left_handed=True), record(1, stress_mask=np.eye(3, dtype=bool)), record(2)])
     assert [n.split()[0] for n in data.notices()] == ["1", "the"] and Dataset([record()]).notices() == []
+
+
+def test_rare_elements_are_named():
+    many = [record(i) for i in range(12)]
+    rare = [record(i, numbers=np.array([14, 32 if i < 2 else 14], np.int32)) for i in range(12)]
+    (text,) = Dataset(rare).rare_elements()
+    assert text == "Ge is in 2 of 12 frames (a.xyz, frame 0; a.xyz, frame 1)"
+    assert Dataset(rare).notices()[-1].startswith(text) and Dataset(many).rare_elements() == []
+    assert Dataset(rare[:8]).rare_elements() == [], "few frames have no rare elements"

@@ -11,6 +11,7 @@ from jaxmlip.io import frame_texts
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_blocks_of_the_page_run_one_after_the_other(tmp_path, monkeypatch, capsys):
     texts = list(frame_texts(ROOT / "jaxmlip" / "data" / "silicon_pbe.extxyz.xz"))
     small = [text for text in texts if 2 <= int(text.split(maxsplit=1)[0]) <= 7]

@@ -38,11 +38,13 @@ def test_mean_and_members(members, graph, own):
     committee = Committee.of(members, own)
     assert committee.members == 4 and committee.cutoff == 4.0 and committee.elements == (14,)
     alone = [committee.member(i) for i in range(4)]
-    expected = jnp.stack([energy(graph) for energy in alone])
-    np.testing.assert_allclose(committee(graph), expected.mean(axis=0), rtol=1e-12, atol=1e-13)
-    found = member_derivatives(committee, graph)
+    energies = eqx.filter_jit(lambda energy, graph: energy(graph))
+    expected = jnp.stack([energies(energy, graph) for energy in alone])
+    np.testing.assert_allclose(energies(committee, graph), expected.mean(axis=0), rtol=1e-12, atol=1e-13)
+    found = eqx.filter_jit(member_derivatives)(committee, graph)
+    derivatives = eqx.filter_jit(energy_forces_virial)
     for i, energy in enumerate(alone):
-        for all_of_them, one in zip(found, energy_forces_virial(energy, graph), strict=True):
+        for all_of_them, one in zip(found, derivatives(energy, graph), strict=True):
             np.testing.assert_allclose(all_of_them[i], one, rtol=1e-10, atol=1e-12)
     if own is None:
         for given, kept in zip(members, alone, strict=True):
@@ -59,7 +61,8 @@ def test_members_of_a_shallow_committee_share_all_but_the_last_layer(members):
 
 def test_spread_is_the_sample_deviation_and_nothing_for_padding(members, graph):
     committee = Committee.of(members)
-    found, each = spread(committee, graph), [energy_forces_virial(energy, graph) for energy in members]
+    derivatives = eqx.filter_jit(energy_forces_virial)
+    found, each = eqx.filter_jit(spread)(committee, graph), [derivatives(energy, graph) for energy in members]
     energies = np.stack([np.asarray(e) for e, _, _ in each])
     forces = np.stack([np.asarray(f) for _, f, _ in each])
     np.testing.assert_allclose(found.energy[:2], energies.std(axis=0, ddof=1)[:2] / 4.0, rtol=1e-10)

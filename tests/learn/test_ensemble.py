@@ -39,6 +39,7 @@ def test_members_learn_as_they_would_alone(dataset, members):
         assert float(jnp.linalg.norm(one - other)) < 1e-4 * float(jnp.linalg.norm(one - start))
 
 
+@pytest.mark.slow
 def test_members_that_share_learn_a_spread_as_large_as_their_error(dataset, members):
     """At the optimum of the spread its square is that of the error of the mean: there the gradient vanishes."""
     loader = Loader(dataset, 3.1, batch_size=4, references={18: -1000.0}, dtype=np.float64)

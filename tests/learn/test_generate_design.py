@@ -63,6 +63,7 @@ def test_a_set_without_a_sampler():
     assert "note: no dynamics" in design.table()
 
 
+@pytest.mark.slow
 def test_a_set_with_a_sampler_and_two_elements():
     energy = LennardJones({"Ar": 0.0104, "Kr": 0.014}, {"Ar": 3.4, "Kr": 3.65}, 5.0)
     plan = dataclasses.replace(
@@ -107,6 +108,7 @@ def test_descriptors_are_those_of_the_structure():
         environments([cell], descriptor_model((18,)))
 
 
+@pytest.mark.slow
 def test_dynamics_are_at_their_temperature_and_pressure():
     frames = md_frames(ENERGY, supercell(fcc(), 32), temperature=60.0, pressure=1.0 * units.GPa, count=5, seed=0)
     assert len(frames) == 5 and frames[0].config_type == "md_60K_1GPa" and frames[0].info["pressure_gpa"] == 1.0

@@ -94,6 +94,7 @@ def test_labels_teach_charges(ions):
     assert "valid_charge_rmse_me" in result.history[-1]
 
 
+@pytest.mark.slow
 def test_energies_and_forces_alone_teach_the_charges_of_ions(ions):
     """No label is looked at: the size of the charges follows from the forces."""
     bare = Dataset([dataclasses.replace(record, charges=None) for record in ions])

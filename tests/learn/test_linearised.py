@@ -73,6 +73,7 @@ def test_leaving_out_without_a_matrix_is_leaving_out_with_one(frames):
         assert one.converged and np.abs(expected - residuals[i]).max() > 1e-2, "leaving out changes nothing"
 
 
+@pytest.mark.slow
 def test_a_network_finds_a_wrong_energy(frames):
     """The last layer of an untrained network is refitted by the linearisation, so it can judge."""
     records = list(frames)
