@@ -216,7 +216,7 @@ def page(config: CleanConfig, suspects: Suspects, aside: np.ndarray) -> str:
         "Suspicion and leverage",
         "Suspicion: how far the leave-one-out residual of a frame lies above those of its group, in upper spreads of "
         "the bulk. Leverage is no fault: nothing in the set is like such a frame, and more of its kind would help.",
-        figures.influence(*(x[known] for x in (suspects.leverage, suspects.suspicion, away)), config.threshold),
+        figures.influence(suspects.leverage[known], suspects.suspicion[known], away[known], config.threshold),
     )
     groups = sorted(suspects.dataset.config_types())
     kinds = np.array([r.config_type for r in suspects.dataset])
