@@ -171,7 +171,7 @@ def csv_of(suspects: Suspects, aside: np.ndarray) -> str:
         writer.writerow(
             [
                 *(rank, record.path, record.index, record.config_type, len(record), int(i in away)),
-                *(_number(score[i]), suspects.reason(i), *(_number(x) for x in numbers), _number(left["atom"])),
+                *(_number(float(score[i])), suspects.reason(i), *(_number(x) for x in numbers), _number(left["atom"])),
                 *(_number(left["stress"] / units.GPa), f"{leverage[i]:.5g}", f"{cook[i]:.5g}"),
             ]
         )
