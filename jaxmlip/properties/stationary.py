@@ -61,6 +61,19 @@ class StationaryPoint(eqx.Module):
     dense: int = eqx.field(static=True)
 
 
+class Motion(eqx.Module):
+    """The space of what is free to move: `free` is 0 for fixed coordinates, `rigid` spans what changes no energy. `dense`
+    says whether linear systems in it are solved by a matrix."""
+
+    rigid: Float[Array, "features rigid"]
+    free: Float[Array, "features"]
+    dense: bool = eqx.field(static=True)
+
+    def project(self, z: Float[Array, "features"]) -> Float[Array, "features"]:
+        held = jnp.matmul(z, self.rigid, precision="highest")
+        return self.free * z - jnp.matmul(self.rigid, held, precision="highest")
+
+
 def relax(
     energy: AbstractEnergy,
     system: System,
@@ -152,7 +165,7 @@ def follow(energy: AbstractEnergy, point: StationaryPoint) -> StationaryPoint:
     start = point.system
     scale = lax.stop_gradient(_length(start))
     atoms, dtype = len(start.numbers), start.positions.dtype
-    free = _mask(point)
+    motion = Motion(point.rigid, _mask(point), dense=len(point.rigid) <= point.dense)
 
     def moved(z):
         """The system with its atoms displaced and, where the cell relaxes, everything strained."""
@@ -166,24 +179,20 @@ def follow(energy: AbstractEnergy, point: StationaryPoint) -> StationaryPoint:
         system = moved(z)
         return energy_at(system) + point.pressure * system.volume() if point.cell else energy_at(system)
 
-    def project(z):
-        held = jnp.matmul(z, point.rigid, precision="highest")
-        return free * z - jnp.matmul(point.rigid, held, precision="highest")
-
     def equations(z):
-        inside = project(z)
-        return project(jax.grad(enthalpy)(inside)) + (z - inside)
+        inside = motion.project(z)
+        return motion.project(jax.grad(enthalpy)(inside)) + (z - inside)
 
     def damped(linear):
         return lambda v: linear(v) + point.damping * v
 
     def tangent(linear, right):
-        return solve(damped(linear), right, dense=_is_dense(point))
+        return solve(damped(linear), right, dense=motion.dense)
 
     def find(equations, guess):
-        return _newton(equations, guess, point, damped, project)
+        return _newton(equations, guess, point, damped, motion)
 
-    z, (residual, found) = lax.custom_root(equations, jnp.zeros_like(free), find, tangent, has_aux=True)
+    z, (residual, found) = lax.custom_root(equations, jnp.zeros_like(motion.free), find, tangent, has_aux=True)
     system = moved(z)
     neighbors = check(lax.stop_gradient(point.neighbors), lax.stop_gradient(system))
     converged = (residual <= point.tolerance) & ~neighbors.failed
@@ -197,9 +206,9 @@ def follow(energy: AbstractEnergy, point: StationaryPoint) -> StationaryPoint:
 _follow = Compiled(follow)
 
 
-def _newton(equations, guess, point: StationaryPoint, damped, project):
+def _newton(equations, guess, point: StationaryPoint, damped, motion: Motion):
     """The root, its residual and the spectrum there (what is not free to move has the curvature 1 in `equations`)."""
-    dense = _is_dense(point)
+    dense = motion.dense
 
     def go_on(state):
         _, residual, _, steps = state
@@ -224,12 +233,15 @@ def _newton(equations, guess, point: StationaryPoint, damped, project):
     if dense:
         return z, (residual, spectrum(matrix, frozen=_frozen(point)))
     _, linear = jax.linearize(equations, z)
-    start = project(jax.random.normal(jax.random.key(0), guess.shape, guess.dtype))
+    start = motion.project(jax.random.normal(jax.random.key(0), guess.shape, guess.dtype))
     return z, (residual, estimate_spectrum(linear, start))
 
 
-def _is_dense(point: StationaryPoint) -> bool:
-    return len(point.rigid) <= point.dense
+def mobile(point: StationaryPoint) -> Motion:
+    """What atoms can do in a cell that stays."""
+    atoms = len(point.system.numbers)
+    rigid, free = point.rigid[-3 * atoms :], _mask(point)[-3 * atoms :]
+    return Motion(rigid, free, dense=3 * atoms <= point.dense)
 
 
 def _mask(point: StationaryPoint) -> Float[Array, "features"]:
