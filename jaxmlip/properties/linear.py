@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 Product = Callable[[Float[Array, "features"]], Float[Array, "features"]]
 _TOGETHER = 16  # columns of a matrix that are computed at once
-_LANCZOS = 40
+_LANCZOS = 40  # steps
 
 
 class Spectrum(NamedTuple):

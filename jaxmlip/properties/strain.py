@@ -28,3 +28,12 @@ def strained(system: System, strain: Float[Array, "3 3"]) -> System:
     deform = jnp.eye(3, dtype=strain.dtype) + strain
     changed = (product(system.positions, deform), product(system.cell, deform))
     return eqx.tree_at(lambda s: (s.positions, s.cell), system, changed)
+
+
+def lattice_parameters(cell: Float[Array, "3 3"]) -> tuple[Float[Array, "3"], Float[Array, "3"]]:
+    """Lengths a, b, c [Å] of the lattice vectors, and the angles alpha, beta, gamma [rad] between them."""
+    lengths = jnp.sqrt(jnp.sum(cell * cell, axis=1))
+    pairs = ((1, 2), (0, 2), (0, 1))
+    sines = jnp.stack([jnp.sqrt(jnp.sum(jnp.cross(cell[i], cell[j]) ** 2)) for i, j in pairs])
+    cosines = jnp.stack([jnp.sum(cell[i] * cell[j]) for i, j in pairs])
+    return lengths, jnp.arctan2(sines, cosines)
