@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from jaxmlip.energy import AbstractEnergy, system_energies
 from jaxmlip.graph.lattice import product
 from jaxmlip.graph.neighbors import to_graph
-from jaxmlip.properties.linear import solve
+from jaxmlip.properties.linear import matrix_of, solve
 from jaxmlip.properties.stationary import StationaryPoint, mobile
 from jaxmlip.properties.strain import from_voigt, strained, to_voigt
 from jaxmlip.simulate.state import with_positions
@@ -52,16 +52,31 @@ def elastic_constants(energy: AbstractEnergy, point: StationaryPoint) -> Elastic
         there = with_positions(system, system.positions + displacements.reshape(-1, 3))
         return system_energies(energy, to_graph(point.neighbors, strained(there, from_voigt(strain))))[0]
 
-    none, still = jnp.zeros(6, system.cell.dtype), jnp.zeros_like(system.positions).reshape(-1)
-    (slope, _), push = jax.linearize(jax.grad(energy_at, argnums=(0, 1)), none, still)
-    born, pull = jax.vmap(lambda strain: push(strain, still), out_axes=1)(jnp.eye(6, dtype=none.dtype))
+    def energy_of(z):
+        return energy_at(z[:6], z[6:])
 
-    def curvature(displacements):
+    start = jnp.zeros(6 + system.positions.size, system.positions.dtype)
+    slope, push = jax.linearize(jax.grad(energy_of), start)
+    if motion.dense:  # one loop over all columns compiles sooner than two
+        curvatures = matrix_of(push, start)
+        born, pull, inner = curvatures[:6, :6], curvatures[6:, :6], curvatures[6:, 6:]
+
+        def curvature(displacements):
+            return jnp.matmul(inner, displacements, precision="highest")
+    else:
+        columns = jax.vmap(push, 1, 1)(jnp.eye(len(start), 6, dtype=start.dtype))
+        born, pull = columns[:6], columns[6:]
+
+        def curvature(displacements):
+            return push(jnp.concatenate([jnp.zeros_like(start[:6]), displacements]))[6:]
+
+    def free_curvature(displacements):
         inside = motion.project(displacements)
-        return motion.project(push(none, inside)[1]) + (displacements - inside)
+        return motion.project(curvature(inside)) + (displacements - inside)
 
     pull = jax.vmap(motion.project, 1, 1)(pull)
-    gained = jnp.matmul(pull.T, solve(curvature, pull, dense=motion.dense), precision="highest")
+    gained = jnp.matmul(pull.T, solve(free_curvature, pull, dense=motion.dense), precision="highest")
+    slope = slope[:6]
     clamped = born / volume + _of_stress(slope / volume)
     return ElasticConstants(clamped - gained / volume, clamped)
 
