@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 Product = Callable[[Float[Array, "features"]], Float[Array, "features"]]
 _TOGETHER = 16  # columns of a matrix that are computed at once
@@ -19,7 +19,7 @@ class Spectrum(NamedTuple):
     """The ratio of the largest to the smallest eigenvalue in size, and how many are negative."""
 
     condition: Float[Array, ""]
-    negative: Float[Array, ""]
+    negative: Int[Array, ""]
 
 
 def matrix_of(product: Product, like: Float[Array, "features"]) -> Float[Array, "features features"]:
@@ -139,8 +139,8 @@ def estimate_spectrum(product: Product, start: Float[Array, "features"]) -> Spec
 
 def _summary(values: Float[Array, "features"]) -> Spectrum:
     if not len(values):
-        return Spectrum(jnp.ones((), values.dtype), jnp.zeros((), values.dtype))
+        return Spectrum(jnp.ones((), values.dtype), jnp.zeros((), jnp.int32))
     sizes = jnp.abs(values)
     largest = jnp.max(sizes)
     negative = jnp.sum(values < -64.0 * jnp.finfo(values.dtype).eps * largest)
-    return Spectrum(largest / jnp.min(sizes), negative.astype(values.dtype))
+    return Spectrum(largest / jnp.min(sizes), negative.astype(jnp.int32))

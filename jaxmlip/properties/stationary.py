@@ -10,6 +10,8 @@ parameters $\theta$ change: $\mathrm{d}z / \mathrm{d}\theta = -(\partial g / \pa
 
 from __future__ import annotations
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxmlip.compilation import Compiled
 from jaxmlip.energy import AbstractEnergy, check_system, system_energies
 from jaxmlip.graph.neighbors import Neighbors, allocate, check, to_graph
-from jaxmlip.properties.linear import estimate_spectrum, matrix_of, minres, solve, spectrum
+from jaxmlip.properties.linear import Product, Spectrum, estimate_spectrum, matrix_of, minres, spectrum
 from jaxmlip.properties.strain import from_voigt, strained
 from jaxmlip.simulate import LBFGS, minimize
 from jaxmlip.simulate.integrator import check_positive
@@ -162,42 +164,23 @@ def follow(energy: AbstractEnergy, point: StationaryPoint) -> StationaryPoint:
     is false, `relax` again on the host. `condition` and `negative` are not differentiated. With more than `point.dense`
     coordinates linear systems are solved by MINRES, and the two are found from 40 steps of Lanczos' method.
     """
-    start = point.system
-    scale = lax.stop_gradient(_length(start))
-    atoms, dtype = len(start.numbers), start.positions.dtype
-    motion = Motion(point.rigid, _mask(point), dense=len(point.rigid) <= point.dense)
-
-    def moved(z):
-        """The system with its atoms displaced and, where the cell relaxes, everything strained."""
-        system = with_positions(start, start.positions + z[-3 * atoms :].reshape(atoms, 3))
-        return strained(system, from_voigt(z[:6] / scale)) if point.cell else system
-
-    def energy_at(system):
-        return system_energies(energy, to_graph(point.neighbors, system))[0].astype(dtype)
-
-    def enthalpy(z):
-        system = moved(z)
-        return energy_at(system) + point.pressure * system.volume() if point.cell else energy_at(system)
-
-    def equations(z):
-        inside = motion.project(z)
-        return motion.project(jax.grad(enthalpy)(inside)) + (z - inside)
-
-    def damped(linear):
-        return lambda v: linear(v) + point.damping * v
+    z, matrix, residual, found = _newton(*_constant((energy, point)))
+    problem = _Problem(energy, point)
 
     def tangent(linear, right):
-        return solve(damped(linear), right, dense=motion.dense)
+        """By the matrix that Newton's method ended with: with its derivatives, the system solves for any order."""
 
-    def find(equations, guess):
-        return _newton(equations, guess, point, damped, motion)
+        def by_matrix(_, vector):
+            return jnp.linalg.solve(matrix, vector)
 
-    z, (residual, found) = lax.custom_root(equations, jnp.zeros_like(motion.free), find, tangent, has_aux=True)
-    system = moved(z)
-    neighbors = check(lax.stop_gradient(point.neighbors), lax.stop_gradient(system))
+        method = by_matrix if problem.motion.dense else minres
+        return lax.custom_linear_solve(problem.damped(linear), right, method, symmetric=True)
+
+    z = lax.custom_root(problem.equations(), z, lambda _, root: root, tangent)
+    system = problem.moved(z)
+    neighbors = check(*_constant((point.neighbors, system)))
     converged = (residual <= point.tolerance) & ~neighbors.failed
-    negative = found.negative.astype(jnp.int32)
-    changes = (system, energy_at(system), residual, found.condition, negative, converged, neighbors)
+    changes = (system, problem.energy_at(system), residual, found.condition, found.negative, converged, neighbors)
     return eqx.tree_at(
         lambda p: (p.system, p.energy, p.residual, p.condition, p.negative, p.converged, p.neighbors), point, changes
     )
@@ -206,35 +189,81 @@ def follow(energy: AbstractEnergy, point: StationaryPoint) -> StationaryPoint:
 _follow = Compiled(follow)
 
 
-def _newton(equations, guess, point: StationaryPoint, damped, motion: Motion):
-    """The root, its residual and the spectrum there (what is not free to move has the curvature 1 in `equations`)."""
-    dense = motion.dense
+class _Problem(eqx.Module):
+    """The equations of a stationary point, in displacements from `point` and, before them, six strains times a length."""
+
+    energy: AbstractEnergy
+    point: StationaryPoint
+
+    @property
+    def motion(self) -> Motion:
+        return Motion(self.point.rigid, _mask(self.point), dense=len(self.point.rigid) <= self.point.dense)
+
+    def moved(self, z: Float[Array, "features"]) -> System:
+        """The system with its atoms displaced and, where the cell relaxes, everything strained."""
+        start = self.point.system
+        system = with_positions(start, start.positions + z[-start.positions.size :].reshape(-1, 3))
+        return strained(system, from_voigt(z[:6] / _length(start))) if self.point.cell else system
+
+    def energy_at(self, system: System) -> Float[Array, ""]:
+        energies = system_energies(self.energy, to_graph(self.point.neighbors, system))
+        return energies[0].astype(system.positions.dtype)
+
+    def equations(self) -> Product:
+        """What vanishes: the gradient of the enthalpy by what is free to move, and what is not free."""
+        motion = self.motion
+
+        def enthalpy(z):
+            system = self.moved(z)
+            work = self.point.pressure * system.volume() if self.point.cell else 0.0
+            return self.energy_at(system) + work
+
+        def wrong(z):
+            inside = motion.project(z)
+            return motion.project(jax.grad(enthalpy)(inside)) + (z - inside)
+
+        return wrong
+
+    def damped(self, linear: Product) -> Product:
+        return lambda v: linear(v) + self.point.damping * v
+
+
+def _newton(energy: AbstractEnergy, point: StationaryPoint) -> tuple[Array, Array, Array, Spectrum]:
+    """The root, the matrix there (empty where it would be large), what is left of the gradient, and the spectrum."""
+    problem = _Problem(energy, point)
+    guess = jnp.zeros_like(problem.motion.free)
+    dense, dtype = problem.motion.dense, guess.dtype
 
     def go_on(state):
-        _, residual, _, steps = state
+        _, _, residual, steps = state
         return (residual > point.tolerance) & (steps < _STEPS) & ~jnp.isnan(residual)
 
     def step(state):
         z, _, _, steps = state
-        wrong, linear = jax.linearize(equations, z)
+        wrong, linear = jax.linearize(problem.equations(), z)
         residual = jnp.max(jnp.abs(wrong))
         if dense:
-            matrix = matrix_of(linear, z)
-            move = -jnp.linalg.solve(matrix + point.damping * jnp.eye(len(z), dtype=z.dtype), wrong)
+            matrix = matrix_of(problem.damped(linear), z)
+            move = -jnp.linalg.solve(matrix, wrong)
         else:
-            matrix, move = jnp.zeros((0, 0), z.dtype), -minres(damped(linear), wrong)
-        move = move * jnp.minimum(1.0, _LONGEST / jnp.maximum(jnp.max(jnp.abs(move)), jnp.finfo(z.dtype).tiny))
-        return jnp.where(residual > point.tolerance, z + move, z), residual, matrix, steps + 1
+            matrix, move = jnp.zeros((0, 0), dtype), -minres(problem.damped(linear), wrong)
+        move = move * jnp.minimum(1.0, _LONGEST / jnp.maximum(jnp.max(jnp.abs(move)), jnp.finfo(dtype).tiny))
+        return jnp.where(residual > point.tolerance, z + move, z), matrix, residual, steps + 1
 
-    size = len(guess) if dense else 0
-    infinite = jnp.full((), jnp.inf, guess.dtype)
-    blank = jnp.zeros((size, size), guess.dtype)
-    z, residual, matrix, _ = lax.while_loop(go_on, step, (guess, infinite, blank, jnp.zeros((), jnp.int32)))
+    blank = jnp.zeros((len(guess), len(guess)) if dense else (0, 0), dtype)
+    first = (guess, blank, jnp.full((), jnp.inf, dtype), jnp.zeros((), jnp.int32))
+    z, matrix, residual, _ = lax.while_loop(go_on, step, first)
     if dense:
-        return z, (residual, spectrum(matrix, frozen=_frozen(point)))
-    _, linear = jax.linearize(equations, z)
-    start = motion.project(jax.random.normal(jax.random.key(0), guess.shape, guess.dtype))
-    return z, (residual, estimate_spectrum(linear, start))
+        bare = matrix - point.damping * jnp.eye(len(z), dtype=dtype)
+        return z, matrix, residual, spectrum(bare, frozen=_frozen(point))
+    _, linear = jax.linearize(problem.equations(), z)
+    start = problem.motion.project(jax.random.normal(jax.random.key(0), guess.shape, dtype))
+    return z, matrix, residual, estimate_spectrum(linear, start)
+
+
+def _constant(tree: Any) -> Any:
+    """The same numbers, without derivatives."""
+    return jax.tree.map(lambda x: lax.stop_gradient(x) if eqx.is_inexact_array(x) else x, tree)
 
 
 def mobile(point: StationaryPoint) -> Motion:
