@@ -125,11 +125,16 @@ def estimate_spectrum(product: Product, start: Float[Array, "features"]) -> Spec
     def step(k, carry):
         basis, diagonal, beside = carry
         y = product(basis[k])
-        diagonal = diagonal.at[k].set(jnp.sum(y * basis[k]))
+        alpha = jnp.sum(y * basis[k])
         for _ in range(2):  # twice is enough to keep the vectors orthogonal
-            y = y - (basis @ y) @ basis
+            y = y - jnp.matmul(jnp.matmul(basis, y, precision="highest"), basis, precision="highest")
         length = jnp.sqrt(jnp.sum(y * y))
-        return basis.at[k + 1].set(y / length, mode="drop"), diagonal, beside.at[k].set(length)
+        goes_on = length > jnp.sqrt(jnp.finfo(dtype).eps) * jnp.abs(diagonal[0])
+        length = jnp.where((k == 0) | goes_on, length, jnp.zeros_like(length))
+        follower = jnp.where(length > 0.0, y / jnp.where(length > 0.0, length, jnp.ones_like(length)), jnp.zeros_like(y))
+        alive = jnp.any(basis[k] != 0.0)
+        diagonal = diagonal.at[k].set(jnp.where(alive, alpha, diagonal[0]))  # of a space that is used up: nothing new
+        return basis.at[k + 1].set(follower, mode="drop"), diagonal, beside.at[k].set(length)
 
     zeros = jnp.zeros(steps, dtype)
     _, diagonal, beside = lax.fori_loop(0, steps, step, (basis, zeros, zeros))
