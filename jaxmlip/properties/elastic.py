@@ -1,0 +1,97 @@
+r"""Elastic constants and bulk modulus at a minimum of the energy, with clamped and with relaxed ions.
+
+At zero temperature, with stress $\sigma$, forces $F$, strain $\epsilon$ and displacements $u$,
+
+$C = \frac{\partial \sigma}{\partial \epsilon}
+- \frac{\partial \sigma}{\partial u} \left(\frac{\partial F}{\partial u}\right)^{-1} \frac{\partial F}{\partial\epsilon}$
+
+where the first term is that of clamped ions, and the second what they give way as they follow the strain.
+
+**Reference:** Wallace, Thermodynamics of Crystals (1972); Lutsko, J. Appl. Phys. 65, 2991 (1989), doi:10.1063/1.342716.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxmlip.energy import AbstractEnergy, system_energies
+from jaxmlip.graph.lattice import product
+from jaxmlip.graph.neighbors import to_graph
+from jaxmlip.properties.linear import matrix_of, solve
+from jaxmlip.properties.stationary import StationaryPoint, mobile
+from jaxmlip.properties.strain import from_voigt, strained, to_voigt
+from jaxmlip.simulate.state import with_positions
+
+
+class ElasticConstants(NamedTuple):
+    """Elastic constants [eV/Å³] in the order of Voigt, xx yy zz yz xz xy, with engineering shears: rows are stresses,
+    columns strains."""
+
+    relaxed: Float[Array, "6 6"]
+    clamped: Float[Array, "6 6"]
+
+
+def elastic_constants(energy: AbstractEnergy, point: StationaryPoint) -> ElasticConstants:
+    """Elastic constants at a point where the forces vanish (a pure function, for inside jit).
+
+    Under a pressure these are the coefficients of stress and strain, $\\partial\\sigma / \\partial\\epsilon$, which
+    decide on sound and stability (Wallace's B), not second derivatives of the energy; without, they are the same.
+
+    **Raises:** `ValueError` for a system without a cell that spans space.
+    """
+    system = point.system
+    if not all(system.pbc):
+        raise ValueError(f"Elastic constants belong to crystals, periodic in all directions; `pbc` is {system.pbc}.")
+    motion, volume = mobile(point), system.volume()
+
+    def energy_at(strain, displacements):
+        there = with_positions(system, system.positions + displacements.reshape(-1, 3))
+        return system_energies(energy, to_graph(point.neighbors, strained(there, from_voigt(strain))))[0]
+
+    def energy_of(z):
+        return energy_at(z[:6], z[6:])
+
+    start = jnp.zeros(6 + system.positions.size, system.positions.dtype)
+    slope, push = jax.linearize(jax.grad(energy_of), start)
+    if motion.dense:  # one loop over all columns compiles sooner than two
+        curvatures = matrix_of(push, start)
+        born, pull, inner = curvatures[:6, :6], curvatures[6:, :6], curvatures[6:, 6:]
+
+        def curvature(displacements):
+            return jnp.matmul(inner, displacements, precision="highest")
+    else:
+        columns = jax.vmap(push, 1, 1)(jnp.eye(len(start), 6, dtype=start.dtype))
+        born, pull = columns[:6], columns[6:]
+
+        def curvature(displacements):
+            return push(jnp.concatenate([jnp.zeros_like(start[:6]), displacements]))[6:]
+
+    def free_curvature(displacements):
+        inside = motion.project(displacements)
+        return motion.project(curvature(inside)) + (displacements - inside)
+
+    pull = jax.vmap(motion.project, 1, 1)(pull)
+    gained = jnp.matmul(pull.T, solve(free_curvature, pull, dense=motion.dense), precision="highest")
+    slope = slope[:6]
+    clamped = born / volume + _of_stress(slope / volume)
+    return ElasticConstants(clamped - gained / volume, clamped)
+
+
+def _of_stress(stress: Float[Array, "6"]) -> Float[Array, "6 6"]:
+    r"""What a strain $\epsilon$ adds to a stress that is there: $\epsilon\sigma$, symmetrized, less $\sigma\,\mathrm{tr}\,\epsilon$.
+
+    For $\partial E / \partial\epsilon = V (1 + \epsilon)^{-1} \sigma$, symmetrized, of which the derivative is taken."""
+    xx, yy, zz, yz, xz, xy = stress
+    tensor = jnp.stack([jnp.stack([xx, xy, xz]), jnp.stack([xy, yy, yz]), jnp.stack([xz, yz, zz])])
+    turned = jax.vmap(lambda strain: to_voigt(product(from_voigt(strain), tensor)), out_axes=1)(jnp.eye(6, dtype=stress.dtype))
+    return turned - stress[:, None] * jnp.asarray([1.0, 1.0, 1.0, 0.0, 0.0, 0.0], stress.dtype)[None, :]
+
+
+def bulk_modulus(constants: Float[Array, "6 6"]) -> Float[Array, ""]:
+    """Bulk modulus [the unit of the constants] against a uniform strain, Voigt's mean: $-V dP/dV$ where the cell keeps
+    its shape under pressure, as cubic ones do."""
+    return jnp.sum(constants[:3, :3]) / 9.0
