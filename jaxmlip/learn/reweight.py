@@ -77,13 +77,15 @@ def mix(samples: Sequence[Samples], *, reach: float | None = None, conditions: C
     reduced = np.stack([_reduced(s, frames, origins, volumes, len(samples) > 1) for s in samples])
     counts = np.array([len(s.frames) for s in samples])
     free, log_mixture = multistate(reduced, counts)
-    dtype = positions.dtype
+    dtype = _accumulator(positions.dtype)
     return Mixture(
-        frames,
-        *(jnp.asarray(x, _accumulator(dtype)) for x in (log_mixture, origins, volumes)),
-        samples[-1].conditions if conditions is None else conditions,
-        tuple((s.replicas, len(s.frames) // s.replicas) for s in samples),
-        tuple(float(f) for f in free),
+        frames=frames,
+        log_mixture=jnp.asarray(log_mixture, dtype),
+        origins=jnp.asarray(origins, dtype),
+        volumes=jnp.asarray(volumes, dtype),
+        conditions=samples[-1].conditions if conditions is None else conditions,
+        layout=tuple((s.replicas, len(s.frames) // s.replicas) for s in samples),
+        free_energies=tuple(float(f) for f in free),
     )
 
 
@@ -95,15 +97,18 @@ def multistate(
     `reduced` potentials $u_k$ of all frames in each state; of `counts` frames each state has drawn.
     """
     free, logs = np.zeros(len(counts)), np.log(counts)
+
+    def mixed(free: np.ndarray) -> np.ndarray:
+        return np.asarray(logsumexp((logs + free)[:, None] - reduced, axis=0))
+
     for _ in range(10_000):
-        log_mixture = logsumexp((logs + free)[:, None] - reduced, axis=0)
-        after = -logsumexp(-reduced - log_mixture[None], axis=1)
+        after = -np.asarray(logsumexp(-reduced - mixed(free)[None], axis=1))
         after = after - after[0]
         close = np.max(np.abs(after - free)) < 1e-12 * (1.0 + np.max(np.abs(after)))
         free = after
         if close:
             break
-    return free, logsumexp((logs + free)[:, None] - reduced, axis=0)
+    return free, mixed(free)
 
 
 def reweight(energy: AbstractEnergy, mixture: Mixture, *, chunk: int = 1) -> Weights:
@@ -139,12 +144,67 @@ def expectation(observables: PyTree, energy: AbstractEnergy, mixture: Mixture, *
     return reduced_values(observables, values, weights, mixture.conditions)
 
 
+def max_step(
+    energy: AbstractEnergy, direction: PyTree, mixture: Mixture, *, ess: float = 0.5, chunk: int = 1
+) -> Float[Array, ""]:
+    r"""How far the parameters may go along `direction` (a pytree as the gradient of `energy`) until the effective
+    number of frames has fallen to `ess` times the frames of a set; 0 where it has already. One forward-mode pass.
+
+    For one set that was sampled with `energy` it is $\sqrt{-\ln \mathrm{ess}} / \mathrm{std}(\beta \, dU)$, from
+    $\mathrm{ESS} / N = e^{-\mathrm{var}(\beta \, dU)}$ for normally distributed changes $dU$; a displacement that was
+    made before counts too.
+
+    **Raises:** `ValueError` unless 0 < `ess` < 1, and where `direction` changes no energy.
+    """
+    if not 0.0 < ess < 1.0:
+        raise ValueError(f"`ess` must lie between 0 and 1; got {ess}.")
+    changes, slopes = _compiled(_along, energy, direction, mixture.frames, chunk)
+    weights = jax.nn.softmax(log_weights(changes, mixture))
+    squares = weights**2 / jnp.sum(weights**2)
+    slopes = -slopes / mixture.conditions.kT.astype(slopes.dtype)
+    mean = jnp.sum(weights * slopes)
+    curvature = jnp.sum(weights * (slopes - mean) ** 2)
+    if not isinstance(curvature, Tracer) and not float(curvature) > 0:
+        raise ValueError("`direction` changes no energy differences between frames: any step along it would do.")
+    drift = jnp.sum(squares * slopes) - mean
+    frames = len(mixture.frames) / len(mixture.layout)
+    left = -jnp.log(jnp.sum(weights**2) * ess * frames)
+    step = (-drift + jnp.sqrt(jnp.maximum(drift**2 + curvature * left, 0.0))) / curvature
+    return jnp.where(left > 0, step, jnp.zeros_like(step))
+
+
+def _along(energy, direction, frames: Frames, chunk: int):
+    """Changes of the energies and their slopes along a direction."""
+    learned, rest = eqx.partition(energy, eqx.is_inexact_array)
+    direction = jax.tree.map(lambda x, d: d.astype(x.dtype), learned, direction)
+
+    def changes(learned):
+        return _forward(eqx.combine(learned, rest), [], frames, chunk)[0]
+
+    return jax.jvp(changes, (learned,), (direction,))
+
+
+def part(mixture: Mixture, replica: int) -> Mixture:
+    """The frames of one replica, from every set (host)."""
+    keep, start = [], 0
+    for replicas, frames in mixture.layout:
+        first = start + replica * frames
+        keep.append(np.arange(first, first + frames) if replica < replicas else np.arange(0))
+        start += replicas * frames
+    index = np.concatenate(keep)
+    whole = mixture.frames
+    chosen = (whole.positions[index], whole.cells[index], whole.atom_energies[index])
+    frames = eqx.tree_at(lambda f: (f.positions, f.cells, f.atom_energies), whole, chosen)
+    fields = ("log_mixture", "origins", "volumes")
+    values = {name: getattr(mixture, name)[index] for name in fields}
+    layout = tuple((1, count) for replicas, count in mixture.layout if replica < replicas)
+    return Mixture(frames, conditions=mixture.conditions, layout=layout, free_energies=mixture.free_energies, **values)
+
+
 def reduced_values(observables: PyTree, values: PyTree, weights: Float[Array, "frames"], conditions: Conditions):
     """Each observable from its values and the weights of the frames."""
     parts, form = jax.tree.flatten(observables, is_leaf=_is_static)
-    return jax.tree.unflatten(
-        form, [o.reduce(v, weights, conditions) for o, v in zip(parts, values, strict=True)]
-    )
+    return jax.tree.unflatten(form, [o.reduce(v, weights, conditions) for o, v in zip(parts, values, strict=True)])
 
 
 def evaluate(
@@ -246,7 +306,7 @@ def _compiled(function, *args):
     return _PROGRAMS[function](*args)
 
 
-_PROGRAMS = {function: Compiled(function) for function in (_forward, _backward)}
+_PROGRAMS = {function: Compiled(function) for function in (_forward, _backward, _along)}
 
 
 def _reduced(samples: Samples, frames: Frames, origins, volumes, several: bool) -> Float[np.ndarray, "frames"]:

@@ -1,4 +1,4 @@
-"""State points, and equilibrium frames at them by molecular dynamics of several replicas (host; never differentiated)."""
+"""State points, and equilibrium frames at them by dynamics of several replicas (host; never differentiated)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from jaxmlip import units
 from jaxmlip.compilation import Compiled
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.graph import Graph
+from jaxmlip.graph.lattice import product
 from jaxmlip.graph.neighbors import Neighbors, allocate, grow, rebuild, to_graph
 from jaxmlip.observables.static import Conditions
 from jaxmlip.observables.thermo import temperature
@@ -79,6 +80,14 @@ class StatePoint:
         return NPT(self.timestep, kelvin, self.friction, self.pressure, *cell)
 
 
+def strained(point: StatePoint, strain: Float[Array, "3 3"]) -> StatePoint:
+    """The same state point with its system deformed: rows `x` of positions and cell become `x (1 + strain)`."""
+    system = point.system
+    deform = jnp.eye(3, dtype=system.cell.dtype) + strain.astype(system.cell.dtype)
+    deformed = with_cell(system, product(system.positions, deform), product(system.cell, deform))
+    return dataclasses.replace(point, system=deformed)
+
+
 class Frames(eqx.Module):
     """Configurations of one system, and what they were sampled with.
 
@@ -114,8 +123,8 @@ class Samples(eqx.Module):
     energy: AbstractEnergy
     conditions: Conditions
     replicas: int = eqx.field(static=True)
-    states: tuple[State, ...]
-    health: Health
+    states: tuple[State, ...] = ()
+    health: Health | None = None
 
     def energies(self) -> np.ndarray:
         """Potential energies [replicas frames] in float64 [eV]."""
@@ -147,19 +156,33 @@ def sample(
         found.append(record)
         ends.append(state)
     record = _Record(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
-    frames = make_frames(energy, point.system, jnp.asarray(record.positions), jnp.asarray(record.cells))
+    frames = _frames(energy, point.system, jnp.asarray(record.positions), jnp.asarray(record.cells))
     kelvin = record.temperatures.reshape(point.replicas, -1).mean(axis=1)
     health = Health(np.asarray(kelvin, np.float64), float(record.forces.max()), float(record.distances.min()))
     return Samples(frames, energy, point.conditions(), point.replicas, tuple(ends), health)
 
 
-def make_frames(
+def samples_from(
     energy: AbstractEnergy,
     system: System,
     positions: Float[Array, "frames atoms 3"],
     cells: Float[Array, "frames 3 3"],
-) -> Frames:
-    """Frames that `energy` has sampled, from wherever they come (host)."""
+    conditions: Conditions,
+    *,
+    replicas: int = 1,
+) -> Samples:
+    """Equilibrium frames of `energy` at `conditions` that another program has made, replica after replica.
+
+    **Raises:** `ValueError` where the frames are not a multiple of the replicas.
+    """
+    if len(positions) % replicas or len(cells) != len(positions):
+        raise ValueError(
+            f"{len(positions)} frames with {len(cells)} cells are no whole number for {replicas} replicas."
+        )
+    return Samples(_frames(energy, system, positions, cells), energy, conditions, replicas)
+
+
+def _frames(energy: AbstractEnergy, system: System, positions: Array, cells: Array) -> Frames:
     near = fitted(system, positions, cells, energy.cutoff or 1.0)
     return Frames(system, positions, cells, _atom_energies(energy, system, positions, cells, near), near)
 
