@@ -64,7 +64,7 @@ def rhats(observables: PyTree, energy: AbstractEnergy, mixture: Mixture, *, chun
 
 
 class GradientNoise(NamedTuple):
-    """Mean of the gradients of single replicas, its standard error, and the `ratio` of their norms."""
+    """Mean of gradients from replicas, its standard error, and the `ratio` of their norms."""
 
     mean: PyTree
     stderr: PyTree
@@ -74,12 +74,16 @@ class GradientNoise(NamedTuple):
 def replica_gradients(
     loss: Callable[[AbstractEnergy, Mixture], jax.Array], energy: AbstractEnergy, mixture: Mixture
 ) -> list[PyTree]:
-    """Gradients of `loss(energy, mixture)` by the parameters, from the frames of one replica at a time.
+    """Gradients of `loss(energy, mixture)` by the parameters from the frames of one replica at a time, all shifted so
+    that their mean is the gradient from all frames: covariances of few frames come out too small.
 
-    `loss` is a differentiable function of `expectation`s. One pass over all frames in total.
+    `loss` is a differentiable function of `expectation`s. Two passes over all frames.
     """
     replicas = min(replicas for replicas, _ in mixture.layout)
-    return [eqx.filter_grad(loss)(energy, part(mixture, replica)) for replica in range(replicas)]
+    found = [eqx.filter_grad(loss)(energy, part(mixture, replica)) for replica in range(replicas)]
+    whole = eqx.filter_grad(loss)(energy, mixture)
+    shift = jax.tree.map(lambda w, *g: w - sum(g) / replicas, whole, *found)
+    return [jax.tree.map(jnp.add, gradient, shift) for gradient in found]
 
 
 def gradient_noise(gradients: Sequence[PyTree], scale: PyTree | None = None) -> GradientNoise:

@@ -249,34 +249,29 @@ def _backward(energy, parts, frames: Frames, chunk: int, cotangents):
     """Gradient of the inner product of everything with its cotangent; one backward pass for each chunk."""
     learned, rest = eqx.partition(energy, eqx.is_inexact_array)
 
-    def product(learned, many, cotangent):
-        found = jax.vmap(lambda *frame: _of_frame(eqx.combine(learned, rest), parts, frames, *frame))(*many)
-        return sum(jnp.sum(c * x.astype(c.dtype)) for c, x in zip(cotangent, _inexact(found), strict=True))
+    found, given = (frames.positions, frames.cells, frames.atom_energies), _inexact(cotangents)
+    count = len(frames)
 
-    def one(total, batch):
-        gradient = jax.grad(product)(learned, *batch)
+    def product(learned, rows):
+        """The inner product over some frames; those past the end count nothing."""
+        many = jax.tree.map(lambda x: x[jnp.minimum(rows, count - 1)], found)
+        values = jax.vmap(lambda *frame: _of_frame(eqx.combine(learned, rest), parts, frames, *frame))(*many)
+        total = 0.0
+        for cotangent, value in zip(given, _inexact(values), strict=True):
+            exists = (rows < count).reshape(-1, *(1,) * (value.ndim - 1))
+            chosen = jnp.where(exists, cotangent[jnp.minimum(rows, count - 1)], 0.0)
+            total = total + jnp.sum(chosen * value.astype(cotangent.dtype))
+        return total
+
+    def one(total, start):
+        gradient = jax.grad(product)(learned, start + jnp.arange(chunk))
         return jax.tree.map(jnp.add, total, gradient), None
 
-    batches = _chunks(((frames.positions, frames.cells, frames.atom_energies), _inexact(cotangents)), chunk)
-    return lax.scan(one, jax.tree.map(jnp.zeros_like, learned), batches)[0]
+    return lax.scan(one, jax.tree.map(jnp.zeros_like, learned), jnp.arange(0, count, chunk))[0]
 
 
 def _inexact(tree: PyTree) -> list[Array]:
     return [x for x in jax.tree.leaves(tree) if eqx.is_inexact_array(x)]
-
-
-def _chunks(tree: PyTree, chunk: int) -> PyTree:
-    """Leading axes cut into whole chunks; the last is filled with zeros of the cotangents."""
-    frames = len(jax.tree.leaves(tree)[0])
-    more = -frames % chunk
-
-    def cut(x, fill):
-        tail = jnp.zeros_like(x[:1]) if fill else x[-1:]
-        x = jnp.concatenate([x, *[tail] * more])
-        return x.reshape(-1, chunk, *x.shape[1:])
-
-    many, cotangents = tree
-    return jax.tree.map(lambda x: cut(x, False), many), jax.tree.map(lambda x: cut(x, True), cotangents)
 
 
 def _of_frame(energy, parts, frames: Frames, positions, cell, before):
@@ -296,7 +291,7 @@ def _chosen(observable: AbstractStatic, near: Graph, far: Graph | None) -> Graph
 
 def _accumulator(dtype: Any) -> Any:
     """The type that sums over many atoms and frames are made in: float64 where JAX has it."""
-    return jnp.promote_types(dtype, jnp.result_type(float))
+    return np.promote_types(dtype, jnp.result_type(float))
 
 
 def _compiled(function, *args):

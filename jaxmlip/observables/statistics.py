@@ -63,14 +63,15 @@ def pooled_inefficiency(series: Float[np.ndarray, "replicas steps *any"]) -> Flo
     steps = x.shape[1]
     variance = np.mean(x * x, axis=(0, 1))
     if steps < 3:
-        return np.ones_like(variance)
+        return np.ones(x.shape[2:])
     spectrum = np.fft.rfft(x, 2 * steps, axis=1)
     sums = np.fft.irfft(spectrum * spectrum.conj(), axis=1)[:, :steps].mean(axis=0)
     shape = (-1,) + (1,) * variance.ndim
     correlation = sums / np.arange(steps, 0, -1).reshape(shape) / np.where(variance > 0, variance, 1.0)
     t = np.arange(1, steps).reshape(shape)
     going = np.logical_and.accumulate(correlation[1:] > 0, axis=0)
-    return np.maximum(1.0, 1.0 + 2.0 * np.sum(np.where(going, (1.0 - t / steps) * correlation[1:], 0.0), axis=0))
+    slow = 1.0 + 2.0 * np.sum(np.where(going, (1.0 - t / steps) * correlation[1:], 0.0), axis=0)
+    return np.asarray(np.maximum(1.0, slow))
 
 
 def split_rhat(series: Float[np.ndarray, "replicas steps *any"]) -> Float[np.ndarray, "*any"]:
