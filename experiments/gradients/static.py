@@ -15,8 +15,8 @@ import numpy as np
 from jaxmlip import units
 from jaxmlip.energy import LennardJones
 from jaxmlip.learn.check_gradient import Check, check_gradient, table
-from jaxmlip.learn.diagnostics import estimate, replica_gradients, rhats, sigmas
-from jaxmlip.learn.reweight import Mixture, expectation, max_step, mix, reweight
+from jaxmlip.learn.diagnostics import estimate, rhats, sigmas
+from jaxmlip.learn.reweight import Mixture, max_step, mix, replica_gradients, reweight
 from jaxmlip.learn.sampler import StatePoint, sample
 from jaxmlip.observables.distributions import RadialDistribution
 from jaxmlip.observables.static import Pressure
@@ -84,12 +84,6 @@ def directions(energy: LennardJones) -> dict:
     }
 
 
-def scalar(name: str):
-    """One observable as a function of energy and mixture."""
-    observable = observables()[name]
-    return lambda energy, mixture: jnp.sum(expectation(observable, energy, mixture))
-
-
 def static_gradients(quick: bool, *, gradient_frames: int = 1500, difference_frames: int = 1000) -> dict:
     """Gradients of the pressure and of g(1.1 sigma), in reduced units, with errors and finite differences.
 
@@ -102,7 +96,10 @@ def static_gradients(quick: bool, *, gradient_frames: int = 1500, difference_fra
     samples = sample(energy, point, key=jax.random.key(0))
     mixture = mix([samples])
     result = described(energy, mixture, directions(energy))
-    gradients = {name: replica_gradients(scalar(name), energy, mixture) for name in observables()}
+    gradients = {
+        name: replica_gradients(lambda means, name=name: jnp.sum(means[name]), observables(), energy, mixture)
+        for name in observables()
+    }
     result["minutes_gradient"] = (time.monotonic() - start) / 60
     known = json.loads(FULL.read_text()) if quick and FULL.exists() else None
     longer = state_point(replicas=replicas, frames=difference_frames, burn_in=burn_in)

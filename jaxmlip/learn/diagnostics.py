@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import equinox as eqx
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxmlip.energy import AbstractEnergy
-from jaxmlip.learn.reweight import Mixture, evaluate, log_weights, part, reduced_values
+from jaxmlip.learn.reweight import Mixture, evaluate, log_weights, reduced_values
 from jaxmlip.observables.static import AbstractStatic
 from jaxmlip.observables.statistics import Estimate, pooled_inefficiency, split_rhat
 
@@ -35,10 +35,7 @@ def estimate(observables: PyTree, energy: AbstractEnergy, mixture: Mixture, *, c
     changes, values = evaluate(energy, observables, mixture.frames, chunk=chunk)
     logs = log_weights(changes, mixture)
 
-    def averages(logs):
-        return reduced_values(observables, values, jax.nn.softmax(logs), mixture.conditions)
-
-    value, influence = averages(logs), jax.jacrev(averages)(logs)
+    value, influence = _influence(observables, values, logs, mixture.conditions)
     stderr = jax.tree.map(lambda x: np.sqrt(_variance(np.asarray(x, np.float64), mixture.layout)), influence)
     weights = jax.nn.softmax(logs)
     return Expectation(value, stderr, 1.0 / float(jnp.sum(weights**2)))
@@ -69,21 +66,6 @@ class GradientNoise(NamedTuple):
     mean: PyTree
     stderr: PyTree
     ratio: float
-
-
-def replica_gradients(
-    loss: Callable[[AbstractEnergy, Mixture], jax.Array], energy: AbstractEnergy, mixture: Mixture
-) -> list[PyTree]:
-    """Gradients of `loss(energy, mixture)` by the parameters from the frames of one replica at a time, all shifted so
-    that their mean is the gradient from all frames: covariances of few frames come out too small.
-
-    `loss` is a differentiable function of `expectation`s. Two passes over all frames.
-    """
-    replicas = min(replicas for replicas, _ in mixture.layout)
-    found = [eqx.filter_grad(loss)(energy, part(mixture, replica)) for replica in range(replicas)]
-    whole = eqx.filter_grad(loss)(energy, mixture)
-    shift = jax.tree.map(lambda w, *g: w - sum(g) / replicas, whole, *found)
-    return [jax.tree.map(jnp.add, gradient, shift) for gradient in found]
 
 
 def gradient_noise(gradients: Sequence[PyTree], scale: PyTree | None = None) -> GradientNoise:
@@ -128,6 +110,16 @@ def sigmas(difference: float, stderr: float) -> float:
     if stderr > 0:
         return abs(difference) / stderr
     return 0.0 if difference == 0 else float("inf")
+
+
+@eqx.filter_jit
+def _influence(observables, values, logs, conditions) -> tuple[PyTree, PyTree]:
+    """Averages and their derivatives by the logarithms of the weights."""
+
+    def averages(logs):
+        return reduced_values(observables, values, jax.nn.softmax(logs), conditions)
+
+    return averages(logs), jax.jacrev(averages)(logs)
 
 
 def _series(values: np.ndarray, layout: tuple[tuple[int, int], ...]) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ differentiated: what depends on the parameters are the weights, and the observab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -42,6 +42,14 @@ class Mixture(eqx.Module):
     conditions: Conditions
     layout: tuple[tuple[int, int], ...] = eqx.field(static=True)
     free_energies: tuple[float, ...] = eqx.field(static=True)
+
+    def blocks(self) -> list[tuple[int, int, int]]:
+        """Of each uninterrupted piece of a trajectory its replica, its first frame and its length."""
+        found, start = [], 0
+        for replicas, frames in self.layout:
+            found += [(replica, start + replica * frames, frames) for replica in range(replicas)]
+            start += replicas * frames
+        return found
 
 
 class Weights(NamedTuple):
@@ -184,21 +192,51 @@ def _along(energy, direction, frames: Frames, chunk: int):
     return jax.jvp(changes, (learned,), (direction,))
 
 
-def part(mixture: Mixture, replica: int) -> Mixture:
-    """The frames of one replica, from every set (host)."""
-    keep, start = [], 0
-    for replicas, frames in mixture.layout:
-        first = start + replica * frames
-        keep.append(np.arange(first, first + frames) if replica < replicas else np.arange(0))
-        start += replicas * frames
-    index = np.concatenate(keep)
-    whole = mixture.frames
-    chosen = (whole.positions[index], whole.cells[index], whole.atom_energies[index])
-    frames = eqx.tree_at(lambda f: (f.positions, f.cells, f.atom_energies), whole, chosen)
-    fields = ("log_mixture", "origins", "volumes")
-    values = {name: getattr(mixture, name)[index] for name in fields}
-    layout = tuple((1, count) for replicas, count in mixture.layout if replica < replicas)
-    return Mixture(frames, conditions=mixture.conditions, layout=layout, free_energies=mixture.free_energies, **values)
+def replica_gradients(
+    objective: Callable[[PyTree], Float[Array, ""]],
+    observables: PyTree,
+    energy: AbstractEnergy,
+    mixture: Mixture,
+    *,
+    chunk: int = 1,
+) -> list[PyTree]:
+    """Gradients of an `objective` of the averages, from the frames of one replica at a time (host).
+
+    All are shifted so that their mean is the gradient from all frames: the covariances of few frames come out too
+    small. Three passes over all frames.
+    """
+    changes, values = evaluate(energy, observables, mixture.frames, chunk=chunk)
+    parts = _leaves(observables)
+
+    @eqx.filter_jit
+    def cotangents(observables, mixture, changes, values, offsets):
+        def loss(changes, values):
+            weights = jax.nn.softmax(log_weights(changes, mixture) + offsets)
+            return objective(reduced_values(observables, values, weights, mixture.conditions))
+
+        return jax.grad(loss, argnums=(0, 1))(changes, values)
+
+    def of(offsets):
+        return cotangents(observables, mixture, changes, values, jnp.asarray(offsets, changes.dtype))
+
+    blocks = mixture.blocks()
+    owner = np.concatenate([np.full(size, replica) for replica, _, size in blocks])
+    count = 1 + int(owner.max())
+
+    def gradients(given: Sequence[PyTree]) -> list[PyTree]:
+        found: list[list[PyTree]] = [[] for _ in range(count)]
+        for replica, start, size in blocks:
+            cotangent = given[replica]
+            begin = jnp.asarray(start, jnp.int32)
+            gradient = _compiled(_grouped_backward, energy, parts, mixture.frames, chunk, cotangent, size, begin)
+            found[replica].append(gradient)
+        return [jax.tree.map(lambda *g: sum(g), *gradients) for gradients in found]
+
+    alone = gradients([of(np.where(owner == replica, 0.0, -np.inf)) for replica in range(count)])
+    whole = gradients([of(np.zeros(len(owner)))] * count)
+    shift = jax.tree.map(lambda *g: sum(g), *whole)
+    shift = jax.tree.map(lambda w, *g: w - sum(g) / count, shift, *alone)
+    return [jax.tree.map(jnp.add, gradient, shift) for gradient in alone]
 
 
 def reduced_values(observables: PyTree, values: PyTree, weights: Float[Array, "frames"], conditions: Conditions):
@@ -214,7 +252,7 @@ def evaluate(
 
     The backward pass goes over the frames once more, `chunk` at a time, and keeps nothing of the first.
     """
-    parts = [o for o in jax.tree.leaves(observables, is_leaf=_is_static)]
+    parts = _leaves(observables)
     for observable in parts:
         _check_reach(observable, frames)
     return _stream(energy, parts, frames, chunk)
@@ -246,28 +284,32 @@ def _forward(energy, parts, frames: Frames, chunk: int):
 
 
 def _backward(energy, parts, frames: Frames, chunk: int, cotangents):
-    """Gradient of the inner product of everything with its cotangent; one backward pass for each chunk."""
+    """Gradient of the inner product of everything with its cotangent."""
+    return _grouped_backward(energy, parts, frames, chunk, cotangents, len(frames), jnp.zeros((), jnp.int32))
+
+
+def _grouped_backward(energy, parts, frames: Frames, chunk: int, cotangents, size: int, start):
+    """The same from `size` frames, beginning at `start`; one backward pass for each chunk."""
     learned, rest = eqx.partition(energy, eqx.is_inexact_array)
-
     found, given = (frames.positions, frames.cells, frames.atom_energies), _inexact(cotangents)
-    count = len(frames)
 
-    def product(learned, rows):
-        """The inner product over some frames; those past the end count nothing."""
-        many = jax.tree.map(lambda x: x[jnp.minimum(rows, count - 1)], found)
+    def product(learned, rows, exist):
+        """The inner product over some rows; those that do not exist count nothing."""
+        many = jax.tree.map(lambda x: x[rows], found)
         values = jax.vmap(lambda *frame: _of_frame(eqx.combine(learned, rest), parts, frames, *frame))(*many)
         total = 0.0
         for cotangent, value in zip(given, _inexact(values), strict=True):
-            exists = (rows < count).reshape(-1, *(1,) * (value.ndim - 1))
-            chosen = jnp.where(exists, cotangent[jnp.minimum(rows, count - 1)], 0.0)
-            total = total + jnp.sum(chosen * value.astype(cotangent.dtype))
+            each = cotangent[rows] * value.astype(cotangent.dtype)
+            total = total + jnp.sum(jnp.where(exist.reshape(-1, *(1,) * (each.ndim - 1)), each, 0.0))
         return total
 
-    def one(total, start):
-        gradient = jax.grad(product)(learned, start + jnp.arange(chunk))
+    def one(total, first):
+        rows = first + jnp.arange(chunk, dtype=jnp.int32)
+        exist = rows < size
+        gradient = jax.grad(product)(learned, start + jnp.where(exist, rows, 0), exist)
         return jax.tree.map(jnp.add, total, gradient), None
 
-    return lax.scan(one, jax.tree.map(jnp.zeros_like, learned), jnp.arange(0, count, chunk))[0]
+    return lax.scan(one, jax.tree.map(jnp.zeros_like, learned), jnp.arange(0, size, chunk, dtype=jnp.int32))[0]
 
 
 def _inexact(tree: PyTree) -> list[Array]:
@@ -301,7 +343,7 @@ def _compiled(function, *args):
     return _PROGRAMS[function](*args)
 
 
-_PROGRAMS = {function: Compiled(function) for function in (_forward, _backward, _along)}
+_PROGRAMS = {function: Compiled(function) for function in (_forward, _backward, _grouped_backward, _along)}
 
 
 def _reduced(samples: Samples, frames: Frames, origins, volumes, several: bool) -> Float[np.ndarray, "frames"]:
@@ -334,6 +376,10 @@ def _check_reach(observable: AbstractStatic, frames: Frames) -> None:
             f"{type(observable).__name__} looks {observable.cutoff} Å far, the neighbor lists only {widest} Å: "
             f"make the mixture with `reach={observable.cutoff}`."
         )
+
+
+def _leaves(observables: PyTree) -> list[AbstractStatic]:
+    return jax.tree.leaves(observables, is_leaf=_is_static)
 
 
 def _is_static(x: Any) -> bool:
