@@ -76,8 +76,10 @@ def mix(samples: Sequence[Samples], *, reach: float | None = None, conditions: C
         jnp.concatenate([getattr(s.frames, name) for s in samples]) for name in ("positions", "cells", "atom_energies")
     )
     if len(samples) > 1:
-        near = fitted(system, positions, cells, near.cutoff, near)
-    far = None if reach is None or reach <= near.cutoff else fitted(system, positions, cells, reach)
+        near, _ = fitted(samples[-1].energy, system, positions, cells, start=near)
+    far = None
+    if reach is not None and reach > near.cutoff:
+        far, _ = fitted(samples[-1].energy, system, positions, cells, cutoff=reach)
     frames = Frames(system, positions, cells, atom_energies, near, far)
     origins = np.sum(np.asarray(atom_energies, np.float64), axis=1)
     volumes = np.abs(np.linalg.det(np.asarray(cells, np.float64)))

@@ -16,7 +16,7 @@ from jaxmlip.compilation import Compiled
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.graph import Graph
 from jaxmlip.graph.lattice import product
-from jaxmlip.graph.neighbors import Neighbors, allocate, grow, rebuild, to_graph
+from jaxmlip.graph.neighbors import Neighbors, grow, rebuild, room_for, to_graph
 from jaxmlip.observables.static import Conditions
 from jaxmlip.observables.thermo import temperature
 from jaxmlip.simulate import NPT, AbstractIntegrator, Langevin, State, run
@@ -183,20 +183,31 @@ def samples_from(
 
 
 def _frames(energy: AbstractEnergy, system: System, positions: Array, cells: Array) -> Frames:
-    near = fitted(system, positions, cells, energy.cutoff or 1.0)
-    return Frames(system, positions, cells, _atom_energies(energy, system, positions, cells, near), near)
+    near, atom_energies = fitted(energy, system, positions, cells)
+    return Frames(system, positions, cells, atom_energies, near)
 
 
-def fitted(system: System, positions: Array, cells: Array, cutoff: float, start: Neighbors | None = None) -> Neighbors:
-    """A neighbor list without skin that has room for each frame (host)."""
+def fitted(
+    energy: AbstractEnergy,
+    system: System,
+    positions: Array,
+    cells: Array,
+    *,
+    cutoff: float | None = None,
+    start: Neighbors | None = None,
+) -> tuple[Neighbors, Float[Array, "frames atoms"]]:
+    """A neighbor list without skin that has room for each frame, and the energies of their atoms [eV] (host).
+
+    `cutoff` [Å], if farther than that of the energy; `start` is a list to try first.
+    """
     first = with_cell(system, positions[0], cells[0])
-    neighbors = allocate(first, cutoff, skin=0.0) if start is None else start
+    neighbors = room_for(first, cutoff or energy.cutoff or 1.0) if start is None else start
     for _ in range(20):
-        all_lists = _room_needed(neighbors, system, positions, cells)
-        if not bool(all_lists.failed):
-            return neighbors
-        neighbors = grow(all_lists, first)
-    raise ValueError(f"No neighbor list within {cutoff} Å has room for all frames: some of them must be broken.")
+        needed, atom_energies = _searched(energy, neighbors, system, positions, cells)
+        if not bool(needed.failed):
+            return neighbors, atom_energies
+        neighbors = grow(needed, first)
+    raise ValueError(f"No neighbor list of {neighbors.cutoff} Å has room for all frames: some of them must be broken.")
 
 
 def frame_graph(neighbors: Neighbors, system: System, positions: Array, cell: Array) -> Graph:
@@ -205,19 +216,16 @@ def frame_graph(neighbors: Neighbors, system: System, positions: Array, cell: Ar
     return to_graph(rebuild(neighbors, system), system)
 
 
-@eqx.filter_jit
-def _room_needed(neighbors: Neighbors, system: System, positions: Array, cells: Array) -> Neighbors:
-    """The list of the last frame, with the flags and needs of all."""
+@Compiled
+def _searched(energy, neighbors: Neighbors, system, positions, cells) -> tuple[Neighbors, Array]:
+    """The list of the last frame, with the flags and needs of all, and the energies of the atoms in each."""
 
     def one(neighbors, frame):
-        return rebuild(neighbors, with_cell(system, *frame)), None
+        moved = with_cell(system, *frame)
+        neighbors = rebuild(neighbors, moved)
+        return neighbors, energy(to_graph(neighbors, moved))
 
-    return jax.lax.scan(one, neighbors, (positions, cells))[0]
-
-
-@Compiled
-def _atom_energies(energy, system, positions, cells, neighbors) -> Float[Array, "frames atoms"]:
-    return jax.lax.map(lambda frame: energy(frame_graph(neighbors, system, *frame)), (positions, cells))
+    return jax.lax.scan(one, neighbors, (positions, cells))
 
 
 class _Record(NamedTuple):
@@ -245,7 +253,7 @@ def _begin(energy: AbstractEnergy, point: StatePoint, key: PRNGKeyArray) -> Stat
     """A new replica, molten where that is asked for."""
     if point.melt is None:
         return point.integrator().init(energy, point.system, key=key)
-    hot = dataclasses.replace(point, pressure=None, temperature=point.melt, melt=None)
+    hot = dataclasses.replace(point, pressure=None, temperature=point.melt, melt=None, frames=1)
     state = hot.integrator().init(energy, point.system, key=key)
     state, _ = _production(energy, hot, state)
     target = point.integrator()
