@@ -104,6 +104,14 @@ def allocate(
     return _make(system, float(cutoff), float(skin), _aligned(capacity), _plan(system, cutoff + skin, method, _ROOM))
 
 
+def room_for(system: System, cutoff: float) -> Neighbors:
+    """An empty list without skin and with room for one `system`, for `rebuild` at each of many frames of it (host)."""
+    most = max(_most_neighbors(p, c, system.pbc, cutoff) for p, c in _replicas(system))
+    frame = jnp.asarray(_frame(system))
+    plan = _plan(system, cutoff, "auto", _ROOM)
+    return _empty(system, frame, float(cutoff), 0.0, _aligned(int(np.ceil(1.1 * most + 2))), plan, False)
+
+
 def rebuild(neighbors: Neighbors, system: System) -> Neighbors:
     """A new list at the positions and cell of `system`, whether it is due or not. Flags stay set."""
     cell = _framed(neighbors, system)
@@ -255,29 +263,35 @@ def _filled(
     system: System, frame: Array, cutoff: float, skin: float, capacity: int, plan: Plan, held: bool
 ) -> Neighbors:
     def fill(system, frame):
-        atoms = system.numbers.shape[0]
-        blank = Neighbors(
-            senders=jnp.zeros((capacity, atoms), jnp.int32),
-            shifts=jnp.zeros((3, capacity, atoms), jnp.int32),
-            edge_mask=jnp.zeros((capacity, atoms), bool),
-            reference_positions=system.positions,
-            reference_cell=frame.astype(system.cell.dtype),
-            overflow=jnp.asarray(False),
-            stale=jnp.asarray(False),
-            shrunk=jnp.asarray(False),
-            needed=jnp.asarray(0, jnp.int32),
-            crowd=jnp.asarray(0, jnp.int32),
-            cutoff=cutoff,
-            skin=skin,
-            pbc=system.pbc,
-            plan=plan,
-            held=held,
-        )
-        return rebuild(blank, system)
+        return rebuild(_empty(system, frame, cutoff, skin, capacity, plan, held), system)
 
     for _ in range(system.positions.ndim - 2):
         fill = jax.vmap(fill)
     return fill(system, frame)
+
+
+def _empty(
+    system: System, frame: Array, cutoff: float, skin: float, capacity: int, plan: Plan, held: bool
+) -> Neighbors:
+    """A list of one system before any search."""
+    atoms = system.numbers.shape[0]
+    return Neighbors(
+        senders=jnp.zeros((capacity, atoms), jnp.int32),
+        shifts=jnp.zeros((3, capacity, atoms), jnp.int32),
+        edge_mask=jnp.zeros((capacity, atoms), bool),
+        reference_positions=system.positions,
+        reference_cell=frame.astype(system.cell.dtype),
+        overflow=jnp.asarray(False),
+        stale=jnp.asarray(False),
+        shrunk=jnp.asarray(False),
+        needed=jnp.asarray(0, jnp.int32),
+        crowd=jnp.asarray(0, jnp.int32),
+        cutoff=cutoff,
+        skin=skin,
+        pbc=system.pbc,
+        plan=plan,
+        held=held,
+    )
 
 
 def _frame(system: System) -> np.ndarray:

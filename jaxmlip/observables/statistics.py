@@ -53,6 +53,52 @@ def average(values: Float[np.ndarray, "steps"]) -> Estimate:
     return Estimate(float(x.mean()), float(np.sqrt(x.var(ddof=1) * statistical_inefficiency(x) / len(x))))
 
 
+def pooled_inefficiency(series: Float[np.ndarray, "replicas steps *any"]) -> Float[np.ndarray, "*any"]:
+    """`statistical_inefficiency` of several replicas of a series about their common mean.
+
+    Replicas that disagree look like one endless correlation, as they should.
+    """
+    x = np.asarray(series, np.float64)
+    x = x - x.mean(axis=(0, 1), keepdims=True)
+    steps = x.shape[1]
+    variance = np.mean(x * x, axis=(0, 1))
+    if steps < 3:
+        return np.ones(x.shape[2:])
+    spectrum = np.fft.rfft(x, 2 * steps, axis=1)
+    sums = np.fft.irfft(spectrum * spectrum.conj(), axis=1)[:, :steps].mean(axis=0)
+    shape = (-1,) + (1,) * variance.ndim
+    correlation = sums / np.arange(steps, 0, -1).reshape(shape) / np.where(variance > 0, variance, 1.0)
+    t = np.arange(1, steps).reshape(shape)
+    going = np.logical_and.accumulate(correlation[1:] > 0, axis=0)
+    slow = 1.0 + 2.0 * np.sum(np.where(going, (1.0 - t / steps) * correlation[1:], 0.0), axis=0)
+    return np.asarray(np.maximum(1.0, slow))
+
+
+def split_rhat(series: Float[np.ndarray, "replicas steps *any"]) -> Float[np.ndarray, "*any"]:
+    r"""How far replicas, each cut in halves, disagree: $\sqrt{1 + \frac{B}{W} - \frac1n}$, near 1 where all sample
+    one distribution.
+
+    $B$ is the variance of the means of the halves, $W$ the mean of their variances, $n$ their length. Beyond 1.1 no
+    average is to be trusted. 1 for what does not vary.
+
+    **Raises:** `ValueError` for fewer than four steps.
+
+    **Reference:** Gelman et al., Bayesian Data Analysis, 3rd ed. (2013), section 11.4; Vehtari et al., Bayesian Anal.
+    16, 667 (2021), doi:10.1214/20-BA1221 (there with ranks).
+    """
+    x = np.asarray(series, np.float64)
+    half = x.shape[1] // 2
+    if half < 2:
+        raise ValueError(f"Replicas need at least four steps each to be cut in halves; got {x.shape[1]}.")
+    halves = np.concatenate([x[:, :half], x[:, -half:]])
+    within = halves.var(axis=1, ddof=1).mean(axis=0)
+    between = halves.mean(axis=1).var(axis=0, ddof=1)
+    constant = within <= 1e-20 * np.max(np.abs(x), axis=(0, 1), initial=0.0) ** 2
+    ratio = np.where(constant, 0.0, between / np.where(constant, 1.0, within))
+    stuck = constant & (between > 1e-20 * np.max(np.abs(x), axis=(0, 1), initial=0.0) ** 2)
+    return np.where(stuck, np.inf, np.where(constant, 1.0, np.sqrt(1.0 - 1.0 / half + ratio)))
+
+
 def drift(times: Float[np.ndarray, "steps"], values: Float[np.ndarray, "steps"], blocks: int = 80) -> Estimate:
     r"""Slope of a series, by least squares through `blocks` block means, with an honest standard error.
 

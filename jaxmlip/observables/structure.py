@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -48,6 +49,18 @@ def radial_distribution(
     """
     shells = 4.0 / 3.0 * jnp.pi * (edges[1:] ** 3 - edges[:-1] ** 3)
     return counts * volume / (float(atoms) ** 2 * shells)
+
+
+def of_pair(graph: Graph, pair: tuple[int, int] | None) -> tuple[Graph, Float[Array, ""]]:
+    """The graph with only the edges from center to neighbor of these atomic numbers, and the factor that their
+    `radial_distribution` lacks."""
+    norm = jnp.ones((), graph.positions.dtype)
+    if pair is None:
+        return graph, norm
+    center, neighbor = (graph.numbers == number for number in pair)
+    mask = graph.edge_mask & center[None, :] & neighbor[graph.senders]
+    both = jnp.sum(center).astype(norm.dtype) * jnp.sum(neighbor).astype(norm.dtype)
+    return eqx.tree_at(lambda g: g.edge_mask, graph, mask), float(len(graph.numbers)) ** 2 / both
 
 
 def coordination(counts: Float[Array, "bins"], atoms: int) -> Float[Array, "bins"]:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxmlip.energy import AbstractEnergy, energy_forces_virial
 from jaxmlip.graph.neighbors import to_graph
 from jaxmlip.observables.heat import check_local, heat_flux
-from jaxmlip.observables.structure import pair_counts, radial_distribution, structure_factor
+from jaxmlip.observables.structure import of_pair, pair_counts, radial_distribution, structure_factor
 from jaxmlip.observables.thermo import pressure_tensor
 from jaxmlip.simulate.state import State
 
@@ -256,14 +256,8 @@ class PairDistribution(eqx.Module):
     def __call__(self, energy: AbstractEnergy, state: State) -> Float[Array, "bins"]:
         graph = to_graph(state.neighbors, state.system)
         edges = self.edges.astype(graph.positions.dtype)
-        counts, atoms = graph.numbers.shape[0], graph.numbers
-        norm = jnp.ones((), edges.dtype)
-        if self.pair is not None:
-            center, neighbor = (atoms == number for number in self.pair)
-            mask = graph.edge_mask & center[None, :] & neighbor[graph.senders]
-            graph = eqx.tree_at(lambda g: g.edge_mask, graph, mask)
-            both = jnp.sum(center).astype(edges.dtype) * jnp.sum(neighbor).astype(edges.dtype)
-            norm = float(counts) ** 2 / both
+        counts = graph.numbers.shape[0]
+        graph, norm = of_pair(graph, self.pair)
         return norm * radial_distribution(pair_counts(graph, edges), edges, counts, state.system.volume())
 
 
