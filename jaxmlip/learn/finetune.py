@@ -1,0 +1,486 @@
+r"""Fine-tuning: parameters that bring an energy to what has been observed, and keep it at its labels.
+
+All that is known is one likelihood: the chi-square of the targets, that of labelled frames (`replay`), and a wide prior
+about the parameters that the energy came with. One step is that of Gauss and Newton with all three,
+
+$\delta = -(J^T S^{-1} J + G + P)^{-1} (J^T S^{-1} r + g + P (\theta - \theta_0))$,
+
+by conjugate gradients, without a matrix: $J$ has a row for each observed value, by the estimator of its kind (implicit
+differentiation of ground states, reweighting of averages), $S$ is the covariance of the targets and of the sampling, $G$
+and $g$ are those of the labels. Observables thus move parameters mainly along what labels leave open.
+
+A step ends where the effective number of frames of any state point would fall below half; it is taken back and shortened
+where the likelihood falls, where a structure does not relax, or where the labels are given up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from scipy import linalg
+
+from jaxmlip.compilation import Compiled
+from jaxmlip.energy import AbstractEnergy
+from jaxmlip.errors import UserError
+from jaxmlip.learn import replay as labels
+from jaxmlip.learn.diagnostics import estimate, rhats
+from jaxmlip.learn.progress import Progress
+from jaxmlip.learn.replay import Replay
+from jaxmlip.learn.reweight import Mixture, expectation, max_step, mix, reweight
+from jaxmlip.learn.sampler import Samples, StatePoint, sample
+from jaxmlip.learn.step import Trainable
+from jaxmlip.learn.targets import Target, Vacancy, check_targets
+from jaxmlip.observables.static import AbstractStatic
+from jaxmlip.properties import StationaryPoint, follow
+from jaxmlip.simulate.errors import SimulationError
+
+_log = logging.getLogger(__name__)
+_HALVINGS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneSettings:
+    """How far and how carefully.
+
+    - `updates`: at most so many; fewer where a step would raise the likelihood by less than `enough` (of a chi-square).
+    - `freedom`: the width of the prior, in root mean squares of each array of parameters.
+    - `ess`: the least effective number of frames, as a part of those of one set; `keep` sets are mixed.
+    - `rhat`: the largest split R-hat of any replica; frames are doubled up to `doublings` times, then the run stops.
+    - `label_rise`: how much the root mean square deviation of the labels may rise.
+    - `iterations` of conjugate gradients for a step, to the relative `tolerance`.
+    - `max_force` [eV/Å], `closest_pair` [Å] and `max_heat` (times the temperature): limits for frames of dynamics.
+    """
+
+    updates: int = 20
+    enough: float = 0.02
+    freedom: float = 1.0
+    ess: float = 0.5
+    keep: int = 3
+    rhat: float = 1.1
+    doublings: int = 2
+    label_rise: float = 0.1
+    iterations: int = 100
+    tolerance: float = 1e-3
+    max_force: float = 50.0
+    closest_pair: float = 0.5
+    max_heat: float = 1.3
+    seed: int = 0
+
+    def __post_init__(self):
+        positive = ("freedom", "label_rise", "tolerance", "max_force", "closest_pair", "enough")
+        for name in positive:
+            if not getattr(self, name) > 0.0:
+                raise UserError(f"`{name}` must be positive; got {getattr(self, name)}.")
+        for name in ("updates", "keep", "iterations"):
+            if getattr(self, name) < 1:
+                raise UserError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        if not 0.0 < self.ess < 1.0:
+            raise UserError(f"`ess` must lie between 0 and 1; got {self.ess}.")
+        if not self.rhat > 1.0 or not self.max_heat > 1.0:
+            raise UserError(f"`rhat` and `max_heat` must be above 1; got {self.rhat} and {self.max_heat}.")
+
+
+class Prediction(NamedTuple):
+    """Values of one target and their statistical errors, in the unit of the target; chi-square over its values."""
+
+    value: np.ndarray
+    stderr: np.ndarray
+    chi2: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetuned:
+    """What a fine-tuning found: the energy, targets before and after, and what happened in each update."""
+
+    energy: AbstractEnergy
+    targets: tuple[Target, ...]
+    before: Mapping[str, Prediction]
+    after: Mapping[str, Prediction]
+    history: tuple[Mapping[str, Any], ...]
+    reason: str
+
+    def table(self) -> str:
+        """Target, before and after, one a line; held out ones last."""
+        lines = [f"{'target':<24} {'observed':>20} {'before':>20} {'after':>20}  unit"]
+        for target in sorted(self.targets, key=lambda t: t.holdout):
+            rows = zip(target.values / target.size, target.errors / target.size, strict=True)
+            for i, (value, error) in enumerate(rows):
+                name = target.name + (f"[{i}]" if len(target.values) > 1 else "") + (" (held out)" * target.holdout)
+                cells = [f"{value:.5g} ± {error:.2g}"]
+                for found in (self.before[target.name], self.after[target.name]):
+                    cells.append(f"{found.value[i]:.5g}" + (f" ± {found.stderr[i]:.2g}" if found.stderr[i] > 0 else ""))
+                lines.append(f"{name:<24} " + " ".join(f"{c:>20}" for c in cells) + f"  {target.unit}")
+        return "\n".join(lines)
+
+
+def finetune(
+    energy: AbstractEnergy,
+    targets: Sequence[Target],
+    *,
+    replay: Replay | None = None,
+    settings: FinetuneSettings = FinetuneSettings(),  # noqa: B008
+    trainable: Trainable | None = None,
+    progress: Callable[[Mapping[str, Any]], None] | None = None,
+    quiet: bool = True,
+) -> Finetuned:
+    """Parameters of the highest likelihood, given targets and labels.
+
+    `trainable(path, leaf)` says which arrays of floats may change (all); `replay` are the labels to keep.
+    `progress(record)` is called after each update.
+
+    **Raises:** `UserError` for targets that make no fit, nothing to train, and structures or state points that fail at
+    the start.
+    """
+    check_targets(targets)
+    problem = _Problem(energy, tuple(targets), replay, settings, trainable)
+    with Progress(quiet=quiet) as bar:
+        state = problem.start()
+        before, history, reason = problem.predictions(state), [], "all updates were made"
+        for number in range(settings.updates):
+            begin = time.perf_counter()
+            state, record = problem.update(state)
+            record |= {"update": number + 1, "seconds": round(time.perf_counter() - begin, 2)}
+            history.append(record)
+            bar.update(number + 1, settings.updates, f"chi-square {record['chi2']:.3g}")
+            if progress is not None:
+                progress(record)
+            if record["stop"]:
+                reason = record["stop"]
+                break
+    return Finetuned(problem.energy(state), tuple(targets), before, problem.predictions(state), tuple(history), reason)
+
+
+class _State(NamedTuple):
+    """Parameters as one vector, and all that was found for them."""
+
+    params: Float[Array, "parameters"]
+    points: dict[Any, StationaryPoint]
+    samples: dict[Any, tuple[Samples, ...]]
+    mixtures: dict[Any, Mixture]
+    values: dict[str, np.ndarray]
+    errors: dict[str, np.ndarray]
+    label_chi2: float
+    key: PRNGKeyArray
+
+
+class _Failed(Exception):
+    """Parameters that no prediction can be made for."""
+
+
+class _Problem:
+    """All that does not change from update to update."""
+
+    def __init__(self, energy, targets, replay, settings, trainable):
+        self.targets, self.replay, self.settings = targets, replay, settings
+        chosen = jax.tree_util.tree_map_with_path(
+            lambda path, x: _trains(x) and (trainable is None or bool(trainable(jax.tree_util.keystr(path), x))), energy
+        )
+        self.given, self.fixed = eqx.partition(energy, chosen)
+        if not jax.tree.leaves(self.given):
+            raise UserError("The energy has no parameters to train: no arrays of floats, or none that are chosen.")
+        self.origin, self.unravel = ravel_pytree(self.given)
+        widths = jax.tree.map(lambda x: jnp.full_like(x, settings.freedom * _size(x)), self.given)
+        self.prior = 1.0 / ravel_pytree(widths)[0] ** 2
+        self.places = _ordered(targets)
+        self.label_start = None
+
+    def energy(self, state: _State) -> AbstractEnergy:
+        return eqx.combine(self.unravel(state.params), self.fixed)
+
+    def start(self) -> _State:
+        state = _State(self.origin, {}, {}, {}, {}, {}, 0.0, jax.random.key(self.settings.seed))
+        try:
+            state = self.sampled(state, self.places)
+            state = self.found(state, self.origin)
+        except (_Failed, SimulationError) as error:
+            raise UserError(f"The energy cannot predict the targets to begin with: {error}") from error
+        self.label_start = state.label_chi2
+        return state
+
+    def sampled(self, state: _State, places: Sequence[Any]) -> _State:
+        """The state with fresh frames of its own parameters."""
+        energy, key = self.energy(state), state.key
+        samples, mixtures = dict(state.samples), dict(state.mixtures)
+        for point in places:
+            if not isinstance(point, StatePoint):
+                continue
+            key, here = jax.random.split(key)
+            kept = samples.get(point, ())
+            observables = self.observables(point)
+            longer = point
+            for attempt in range(self.settings.doublings + 1):
+                made = sample(energy, longer, key=here, states=kept[-1].states if kept else None)
+                self.check_health(point, made)
+                kept = (*kept, made)[-self.settings.keep :]
+                mixture = mix(kept, reach=_reach(observables))
+                worst = rhats(observables, energy, mix((made,), reach=_reach(observables)))
+                name = max(worst, key=lambda n: worst[n])
+                if not worst[name] > self.settings.rhat:
+                    break
+                if attempt == self.settings.doublings:
+                    raise _Failed(
+                        f"replicas at {_named(point)} differ (split R-hat {worst[name]:.2f} of {name}): they are in "
+                        "different phases, or the runs are too short. Melt them, or give more `burn_in` and `frames`."
+                    )
+                longer = dataclasses.replace(longer, frames=2 * longer.frames)
+                key, here = jax.random.split(key)
+            samples[point], mixtures[point] = kept, mixture
+        return state._replace(samples=samples, mixtures=mixtures, key=key)
+
+    def check_health(self, point: StatePoint, made: Samples) -> None:
+        health, limits = made.health, self.settings
+        assert health is not None
+        if health.largest_force > limits.max_force or health.closest_pair < limits.closest_pair:
+            raise _Failed(
+                f"dynamics at {_named(point)} met forces of {health.largest_force:.1f} eV/Å and atoms "
+                f"{health.closest_pair:.2f} Å apart (limits {limits.max_force} and {limits.closest_pair})"
+            )
+        if float(health.temperature.max()) > limits.max_heat * point.temperature:
+            raise _Failed(f"dynamics at {_named(point)} heat up to {health.temperature.max():.0f} K")
+
+    def observables(self, place: Any) -> dict[str, Any]:
+        return {t.name: t.observable for t in self.targets if t.places[0] is place}
+
+    def found(self, state: _State, params: Float[Array, "parameters"]) -> _State:
+        """The predictions at other parameters: structures relaxed anew, averages by the weights of the frames."""
+        energy = eqx.combine(self.unravel(params), self.fixed)
+        points, values, errors = {}, {}, {}
+        for place in self.places:
+            if isinstance(place, StatePoint):
+                mixture = state.mixtures[place]
+                got = estimate(self.observables(place), energy, mixture)
+                values |= {name: np.ravel(np.asarray(x, float)) for name, x in got.value.items()}
+                errors |= {name: np.ravel(np.asarray(x, float)) for name, x in got.stderr.items()}
+                continue
+            points[place] = place.find(energy, points, state.points.get(place))
+            point = points[place]
+            if not bool(point.converged) or int(point.negative) > 0:
+                raise _Failed(
+                    f"a structure of {len(point.system.numbers)} atoms does not relax to a minimum (residual "
+                    f"{float(point.residual):.1e} eV/Å, {int(point.negative)} directions in which its energy falls)"
+                )
+        for target in self.ground():
+            row = np.ravel(np.asarray(_values(energy, [points[p] for p in target.places], target), float))
+            values[target.name], errors[target.name] = row, np.zeros_like(row)
+        for target in self.targets:
+            if len(values[target.name]) != len(target.values):
+                raise UserError(
+                    f"Target {target.name} gives {len(target.values)} values, but its observable {len(values[target.name])}."
+                )
+        if not all(np.all(np.isfinite(v)) for v in values.values()):
+            raise _Failed("a prediction is not finite")
+        chi2 = 0.0 if self.replay is None else float(_label_chi2(self.replay, self.unravel(params), self.fixed))
+        return state._replace(params=params, points=points, values=values, errors=errors, label_chi2=chi2)
+
+    def ground(self, fitted: bool = False) -> list[Target]:
+        return [t for t in self.targets if not isinstance(t.observable, AbstractStatic) and not (fitted and t.holdout)]
+
+    def predictions(self, state: _State) -> dict[str, Prediction]:
+        found = {}
+        for t in self.targets:
+            value, error = state.values[t.name], state.errors[t.name]
+            away = t.whitening() @ (value - t.values)
+            found[t.name] = Prediction(value / t.size, error / t.size, float(np.mean(away**2)))
+        return found
+
+    def chi2(self, state: _State) -> float:
+        """Of the fitted targets, their sum over all values, with the covariance of sampling."""
+        return float(sum(np.sum((_whitening(t, state) @ (state.values[t.name] - t.values)) ** 2) for t in self.fitted()))
+
+    def fitted(self) -> list[Target]:
+        return [t for t in self.targets if not t.holdout]
+
+    def objective(self, state: _State) -> float:
+        moved = np.asarray(state.params - self.origin, float)
+        return self.chi2(state) + state.label_chi2 + float(np.sum(np.asarray(self.prior, float) * moved**2))
+
+    def rows(self, state: _State) -> dict[str, Float[Array, "values parameters"]]:
+        """Derivatives of all fitted values by the parameters."""
+        energy, found = self.unravel(state.params), {}
+        for place in self.places:
+            if not isinstance(place, StatePoint):
+                continue
+            fitted = {t.name: t.observable for t in self.fitted() if t.places[0] is place}
+            if fitted:
+                rows = _static_rows(state.params, self.unravel, self.fixed, fitted, state.mixtures[place])
+                found |= {name: row.reshape(-1, len(state.params)) for name, row in rows.items()}
+        ground = self.ground(fitted=True)
+        for places in dict.fromkeys(t.places for t in ground):
+            here = [t for t in ground if t.places == places]
+            points = [state.points[p] for p in places]
+            moving = tuple(not isinstance(p, Vacancy) for p in places)
+            many = _ground_rows(state.params, self.unravel, self.fixed, points, [t.observable for t in here], moving)
+            found |= {t.name: row.reshape(-1, len(state.params)) for t, row in zip(here, many, strict=True)}
+        del energy
+        return found
+
+    def update(self, state: _State) -> tuple[_State, dict[str, Any]]:
+        """One step, or the reason to stop."""
+        rows = self.rows(state)
+        whitened, wrong = [], []
+        for t in self.fitted():
+            scale = _whitening(t, state)
+            whitened.append(scale @ np.asarray(rows[t.name], float))
+            wrong.append(scale @ (state.values[t.name] - t.values))
+        jacobian = jnp.asarray(np.concatenate(whitened), self.origin.dtype)
+        residual = jnp.asarray(np.concatenate(wrong), self.origin.dtype)
+        gradient = jacobian.T @ residual + self.prior * (state.params - self.origin)
+        if self.replay is not None:
+            gradient = gradient + ravel_pytree(labels.slope(self.replay, self.unravel(state.params), self.fixed)[1])[0]
+        step, solved = self.solve(state, jacobian, gradient)
+        allowed = min([1.0, *self.reach(state, step)])
+        record = {
+            "chi2": self.chi2(state),
+            "label_chi2": state.label_chi2,
+            "solved": solved,
+            "allowed": round(float(allowed), 4),
+            "stop": "",
+        }
+        promised = -float(jnp.vdot(gradient, step))
+        if promised < self.settings.enough:
+            return state, record | {"stop": "no step would raise the likelihood further", "promised": promised}
+        size, before = allowed, self.objective(state)
+        for _ in range(_HALVINGS):
+            try:
+                after = self.found(state, state.params + jnp.asarray(size, step.dtype) * step)
+                gained = before - self.objective(after)
+                if gained > 0.0 and self.keeps_labels(after):
+                    break
+                why = "the likelihood would fall" if gained <= 0.0 else "the labels would be given up"
+            except (_Failed, SimulationError) as error:
+                why = str(error)
+            _log.info("step of %.3g taken back: %s", size, why)
+            size *= 0.5
+        else:
+            return state, record | {"stop": f"no step could be made: {why}"}
+        ess = {p: float(reweight(self.energy(after), m).effective) for p, m in after.mixtures.items()}
+        tired = [p for p, n in ess.items() if n < 0.9 * len(after.samples[p][-1].frames)]
+        if tired:
+            try:
+                after = self.found(self.sampled(after, tired), after.params)
+            except (_Failed, SimulationError) as error:
+                return state, record | {"stop": f"taken back: {error}"}
+        record |= {"step": round(float(size), 4), "promised": promised, "gained": gained, "chi2": self.chi2(after)}
+        record |= {"label_chi2": after.label_chi2, "effective": {_named(p): round(n, 1) for p, n in ess.items()}}
+        return after, record
+
+    def keeps_labels(self, state: _State) -> bool:
+        if not self.label_start:
+            return True
+        return np.sqrt(state.label_chi2 / self.label_start) < 1.0 + self.settings.label_rise
+
+    def reach(self, state: _State, step: Float[Array, "parameters"]) -> list[float]:
+        """How much of a step each state point allows."""
+        direction = eqx.combine(self.unravel(step), jax.tree.map(jnp.zeros_like, eqx.filter(self.fixed, eqx.is_inexact_array)))
+        energy = self.energy(state)
+        return [float(max_step(energy, direction, m, ess=self.settings.ess)) for m in state.mixtures.values()]
+
+    def solve(self, state: _State, jacobian: Array, gradient: Array) -> tuple[Array, bool]:
+        """The step by conjugate gradients, preconditioned by the prior and the observables."""
+        params = self.unravel(state.params)
+
+        def product(v):
+            total = jacobian.T @ (jacobian @ v) + self.prior * v
+            if self.replay is not None:
+                total = total + ravel_pytree(labels.curvature(self.replay, params, self.fixed, self.unravel(v)))[0]
+            return total
+
+        inner = jnp.eye(len(jacobian), dtype=jacobian.dtype) + (jacobian / self.prior) @ jacobian.T
+        factor = linalg.cho_factor(np.asarray(inner, float), lower=True)
+
+        def precondition(v):
+            plain = v / self.prior
+            back = linalg.cho_solve(factor, np.asarray(jacobian @ plain, float))
+            return plain - (jacobian.T @ jnp.asarray(back, v.dtype)) / self.prior
+
+        solution, rest = jnp.zeros_like(gradient), -gradient
+        aimed = precondition(rest)
+        direction, square = aimed, float(jnp.vdot(rest, aimed))
+        goal = self.settings.tolerance**2 * square
+        for _ in range(self.settings.iterations):
+            if square <= goal:
+                return solution, True
+            image = product(direction)
+            along = square / float(jnp.vdot(direction, image))
+            solution, rest = solution + along * direction, rest - along * image
+            aimed = precondition(rest)
+            after = float(jnp.vdot(rest, aimed))
+            direction, square = aimed + (after / square) * direction, after
+        return solution, square <= goal
+
+
+@Compiled
+def _label_chi2(replay: Replay, params: PyTree, fixed: PyTree) -> Array:
+    return labels.chi_square(replay, params, fixed)
+
+
+@Compiled
+def _values(energy: AbstractEnergy, points: list[StationaryPoint], target: Any) -> Array:
+    return target.observable(energy, *points)
+
+
+def _ground_rows(params, unravel, fixed, points, observables, moving) -> list[Array]:
+    """Derivatives of quantities of the same structures, in one program."""
+    return _ground_program(params, fixed, points, unravel, tuple(observables), moving)
+
+
+@Compiled
+def _ground_program(params, fixed, points, unravel, observables, moving):
+    def values(params):
+        energy = eqx.combine(unravel(params), fixed)
+        there = [follow(energy, p) if free else p for p, free in zip(points, moving, strict=True)]
+        return [jnp.ravel(o(energy, *there)) for o in observables]
+
+    return jax.jacrev(values)(params)
+
+
+@Compiled
+def _static_rows(params, unravel, fixed, observables: Mapping[str, AbstractStatic], mixture: Mixture):
+    def values(params):
+        return expectation(observables, eqx.combine(unravel(params), fixed), mixture)
+
+    return jax.jacrev(values)(params)
+
+
+def _whitening(target: Target, state: _State) -> np.ndarray:
+    covariance = target.covariance() + np.diag(state.errors[target.name] ** 2)
+    lower = linalg.cholesky(covariance, lower=True)
+    return linalg.solve_triangular(lower, np.eye(len(lower)), lower=True)
+
+
+def _ordered(targets: Sequence[Target]) -> list[Any]:
+    """Structures and state points, each once, crystals before their vacancies."""
+    places: dict[Any, None] = {}
+    for place in (p for t in targets for p in t.places):
+        if isinstance(place, Vacancy):
+            places[place.crystal] = None
+        places[place] = None
+    return list(places)
+
+
+def _trains(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _size(x: Array) -> float:
+    size = float(jnp.sqrt(jnp.mean(jnp.asarray(x, float) ** 2)))
+    return size if size > 0.0 else 1.0
+
+
+def _reach(observables: Mapping[str, AbstractStatic]) -> float | None:
+    cutoffs = [o.cutoff for o in observables.values() if o.cutoff is not None]
+    return max(cutoffs, default=None)
+
+
+def _named(point: StatePoint) -> str:
+    return point.name or f"{point.temperature:g} K"

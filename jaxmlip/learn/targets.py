@@ -1,0 +1,274 @@
+"""Targets: a number that has been observed, how well it is known, and what computes it from an energy.
+
+The kind of the observable decides how it is computed and differentiated: a `Quantity` of relaxed structures by implicit
+differentiation, an average over an ensemble (`AbstractStatic`) by reweighting. Targets enter a fit by their chi-square
+alone, so that no weights with units have to be chosen: what is known well counts much.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy import linalg
+
+from jaxmlip import units
+from jaxmlip.energy import AbstractEnergy
+from jaxmlip.errors import UserError
+from jaxmlip.graph.lattice import product, reciprocal
+from jaxmlip.learn.sampler import StatePoint
+from jaxmlip.observables.static import (
+    AbstractStatic,
+    BulkModulus,
+    Density,
+    Enthalpy,
+    PotentialEnergy,
+    Pressure,
+    PressureTensor,
+    Stress,
+)
+from jaxmlip.properties import StationaryPoint, make_vacancy, relax
+from jaxmlip.properties import bulk_modulus as bulk_modulus_of
+from jaxmlip.properties import cohesive_energy as cohesive_energy_of
+from jaxmlip.properties import elastic_constants as elastic_constants_of
+from jaxmlip.properties import vacancy_formation_energy as vacancy_energy_of
+from jaxmlip.simulate.state import with_cell
+from jaxmlip.system import System
+
+UNITS: Mapping[str, tuple[float, str]] = MappingProxyType(
+    {
+        "1": (1.0, "number"),
+        "Å": (1.0, "length"),
+        "nm": (units.nm, "length"),
+        "Å³": (1.0, "volume"),
+        "eV": (1.0, "energy"),
+        "meV": (units.meV, "energy"),
+        "kJ/mol": (units.kJ_per_mol, "energy"),
+        "kcal/mol": (units.kcal_per_mol, "energy"),
+        "GPa": (units.GPa, "pressure"),
+        "kbar": (units.kbar, "pressure"),
+        "eV/Å³": (1.0, "pressure"),
+        "THz": (units.THz, "frequency"),
+        "g/cm³": (units.g_per_cm3, "density"),
+        "Å²/ps": (1.0 / units.ps, "diffusivity"),
+        "cm²/s": (1e4 / units.ps, "diffusivity"),
+        "1/K": (1.0, "inverse temperature"),
+        "K": (1.0, "temperature"),
+    }
+)
+"""Names of units, their size in the units of the package, and what they measure."""
+
+_DIMENSIONS: Mapping[type, str] = MappingProxyType(
+    {
+        Pressure: "pressure",
+        PressureTensor: "pressure",
+        Stress: "pressure",
+        BulkModulus: "pressure",
+        PotentialEnergy: "energy",
+        Enthalpy: "energy",
+        Density: "density",
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Structure:
+    """A structure that is relaxed, with its cell or without, under `pressure` [eV/Å³]."""
+
+    system: System
+    cell: bool = True
+    pressure: float = 0.0
+
+    def find(
+        self, energy: AbstractEnergy, found: Mapping[Any, StationaryPoint], before: StationaryPoint | None
+    ) -> StationaryPoint:
+        """Its minimum, from where it was `before` (host); `found` are those of other structures."""
+        del found
+        start = self.system if before is None else before.system
+        return relax(energy, start, cell=self.cell, pressure=self.pressure)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Vacancy:
+    """A supercell of a relaxed crystal of one element without one atom, whose atoms relax."""
+
+    crystal: Structure
+    repeats: Any = 2
+
+    def find(
+        self, energy: AbstractEnergy, found: Mapping[Any, StationaryPoint], before: StationaryPoint | None
+    ) -> StationaryPoint:
+        """See `Structure.find`; the crystal comes first."""
+        start = make_vacancy(found[self.crystal].system, self.repeats)
+        if before is not None:
+            rows, _ = reciprocal(before.system.cell)
+            moved = product(product(before.system.positions, rows.T), start.cell)
+            start = with_cell(start, moved, start.cell)
+        return relax(energy, start)
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantity:
+    """A function of the energy and of the stationary points of some structures; `dimension` is one of those of `UNITS`."""
+
+    function: Callable[..., Array]
+    dimension: str
+
+    def __call__(self, energy: AbstractEnergy, *points: StationaryPoint) -> Array:
+        return self.function(energy, *points)
+
+
+def lattice_constant(atoms: int) -> Quantity:
+    """The edge of a cubic cell of `atoms` atoms, from the volume for each (8 in diamond, 4 in fcc, 2 in bcc)."""
+
+    def edge(energy, point):
+        del energy
+        return jnp.cbrt(point.system.volume() * (atoms / len(point.system.numbers)))
+
+    return Quantity(edge, "length")
+
+
+def cohesive_energy() -> Quantity:
+    """Of an atom; see `properties.cohesive_energy`."""
+    return Quantity(cohesive_energy_of, "energy")
+
+
+def elastic_constant(*indices: str) -> Quantity:
+    """Relaxed-ion elastic constants such as "11" or "44"; of several indices the mean.
+
+    **Raises:** `UserError` for what is no pair of Voigt indices.
+    """
+    pairs = [(ord(i[0]) - ord("1"), ord(i[1]) - ord("1")) if len(i) == 2 else (-1, -1) for i in indices]
+    if not pairs or any(not 0 <= k < 6 for pair in pairs for k in pair):
+        raise UserError(f"Elastic constants are named by Voigt indices such as '11' or '44'; got {indices}.")
+
+    def constant(energy, point):
+        relaxed = elastic_constants_of(energy, point).relaxed
+        return sum((relaxed[a, b] for a, b in pairs), jnp.zeros((), relaxed.dtype)) / float(len(pairs))
+
+    return Quantity(constant, "pressure")
+
+
+def bulk_modulus() -> Quantity:
+    """From the relaxed-ion elastic constants."""
+    return Quantity(lambda energy, point: bulk_modulus_of(elastic_constants_of(energy, point).relaxed), "pressure")
+
+
+def vacancy_energy() -> Quantity:
+    """To form a vacancy, at the points of a `Structure` and of its `Vacancy`."""
+    return Quantity(vacancy_energy_of, "energy")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Target:
+    """What was observed.
+
+    - `observable`: a `Quantity`, evaluated `at` one or several structures, or an `AbstractStatic`, at a state point.
+    - `value` and its standard `uncertainty` (one number, one for each value, or the covariance of all) in `unit`.
+    - a `holdout` is not fitted, only reported; `source` says where the value is from.
+
+    **Raises:** `UserError` where the uncertainty is missing or not positive, or the unit does not fit.
+    """
+
+    name: str
+    observable: Quantity | AbstractStatic
+    at: Any
+    value: Any
+    uncertainty: Any
+    unit: str = "1"
+    holdout: bool = False
+    source: str = ""
+
+    def __post_init__(self):
+        if self.unit not in UNITS:
+            raise UserError(f"Target {self.name}: the unit {self.unit!r} is not known; take one of {', '.join(UNITS)}.")
+        dimension = UNITS[self.unit][1]
+        asked = self.dimension
+        if asked is not None and asked != dimension:
+            fitting = ", ".join(name for name, (_, d) in UNITS.items() if d == asked)
+            raise UserError(
+                f"Target {self.name}: {self.unit} measures {dimension}, but the observable is of {asked}; take one of {fitting}."
+            )
+        if self.uncertainty is None:
+            raise UserError(
+                f"Target {self.name} has no uncertainty. Give its standard uncertainty in {self.unit}: it decides how "
+                "much the target counts beside the others."
+            )
+        values, uncertainty = np.size(self.value), np.asarray(self.uncertainty, float)
+        if uncertainty.ndim > 2 or (uncertainty.ndim and uncertainty.shape not in ((values,), (values, values))):
+            raise UserError(
+                f"Target {self.name}: {values} values need one uncertainty, {values}, or a covariance of {values} x {values}; "
+                f"got the shape {uncertainty.shape}."
+            )
+        try:
+            self.whitening()
+        except (linalg.LinAlgError, ValueError):
+            raise UserError(
+                f"Target {self.name}: the uncertainty must be finite and positive (a covariance positive definite); got "
+                f"{self.uncertainty}."
+            ) from None
+        if not np.all(np.isfinite(np.asarray(self.value, float))):
+            raise UserError(f"Target {self.name}: the value must be finite; got {self.value}.")
+        for place in self.places:
+            if isinstance(self.observable, AbstractStatic) != isinstance(place, StatePoint):
+                raise UserError(
+                    f"Target {self.name}: quantities belong to structures, averages to state points; got a "
+                    f"{type(self.observable).__name__} at a {type(place).__name__}."
+                )
+
+    @property
+    def dimension(self) -> str | None:
+        """What the observable measures, where that is known."""
+        if isinstance(self.observable, Quantity):
+            return self.observable.dimension
+        return _DIMENSIONS.get(type(self.observable))
+
+    @property
+    def places(self) -> tuple[Any, ...]:
+        """Structures or state points."""
+        return tuple(self.at) if isinstance(self.at, (list, tuple)) else (self.at,)
+
+    @property
+    def size(self) -> float:
+        """Of the unit, in those of the package."""
+        return UNITS[self.unit][0]
+
+    @property
+    def values(self) -> Float[np.ndarray, "values"]:
+        """In the units of the package."""
+        return np.ravel(np.asarray(self.value, float)) * self.size
+
+    @property
+    def errors(self) -> Float[np.ndarray, "values"]:
+        """Standard uncertainty of each value, in the units of the package."""
+        return np.sqrt(np.diag(self.covariance()))
+
+    def covariance(self) -> Float[np.ndarray, "values values"]:
+        """In the units of the package."""
+        count, given = np.size(self.value), np.asarray(self.uncertainty, float) * self.size
+        if given.ndim == 2:
+            return given * self.size
+        return np.diag(np.broadcast_to(given, (count,)) ** 2)
+
+    def whitening(self) -> Float[np.ndarray, "values values"]:
+        """What makes deviations independent and of size one."""
+        lower = linalg.cholesky(self.covariance(), lower=True)
+        return linalg.solve_triangular(lower, np.eye(len(lower)), lower=True)
+
+
+def check_targets(targets: Sequence[Target]) -> None:
+    """Refuse what no fit can be made of.
+
+    **Raises:** `UserError` where there is none to fit, or two have the same name.
+    """
+    names = [t.name for t in targets]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise UserError(f"Targets need names of their own; {', '.join(twice)} is there twice.")
+    if all(t.holdout for t in targets):
+        raise UserError(f"There is no target to fit: of {len(targets)} all are held out.")
