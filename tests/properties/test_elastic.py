@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import argon, compiled
+from close_packed_argon import argon, compiled
 
 from jaxmlip import units
 from jaxmlip.energy import energy_forces_stress

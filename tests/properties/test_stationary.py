@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import argon, close_packed, compiled
+from close_packed_argon import argon, close_packed, compiled
 from jaxtyping import Array, Float
 
 from jaxmlip import units
