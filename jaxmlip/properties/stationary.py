@@ -263,7 +263,7 @@ def _newton(energy: AbstractEnergy, point: StationaryPoint) -> tuple[Array, Arra
         return z, matrix, residual, spectrum(bare, frozen=_frozen(point))
     _, linear = jax.linearize(problem.equations(), z)
     start = problem.motion.project(jax.random.normal(jax.random.key(0), guess.shape, dtype))
-    return z, matrix, residual, estimate_spectrum(linear, start)
+    return z, matrix, residual, estimate_spectrum(lambda v: problem.motion.project(linear(v)), start)
 
 
 def _constant(tree: Any) -> Any:
