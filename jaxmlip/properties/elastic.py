@@ -3,7 +3,8 @@ r"""Elastic constants and bulk modulus at a minimum of the energy, with clamped 
 At zero temperature, with stress $\sigma$, forces $F$, strain $\epsilon$ and displacements $u$,
 
 $C = \frac{\partial \sigma}{\partial \epsilon}
-- \frac{\partial \sigma}{\partial u} \left(\frac{\partial F}{\partial u}\right)^{-1} \frac{\partial F}{\partial\epsilon}$
+- \frac{\partial \sigma}{\partial u} \left(\frac{\partial F}{\partial u}\right)^{-1} \frac{\partial
+F}{\partial\epsilon}$
 
 where the first term is that of clamped ions, and the second what they give way as they follow the strain.
 
@@ -48,46 +49,43 @@ def elastic_constants(energy: AbstractEnergy, point: StationaryPoint) -> Elastic
         raise ValueError(f"Elastic constants belong to crystals, periodic in all directions; `pbc` is {system.pbc}.")
     motion, volume = mobile(point), system.volume()
 
-    def energy_at(strain, displacements):
-        there = with_positions(system, system.positions + displacements.reshape(-1, 3))
-        return system_energies(energy, to_graph(point.neighbors, strained(there, from_voigt(strain))))[0]
-
     def energy_of(z):
-        return energy_at(z[:6], z[6:])
+        there = strained(with_positions(system, system.positions + z[6:].reshape(-1, 3)), from_voigt(z[:6]))
+        return system_energies(energy, to_graph(point.neighbors, there))[0]
 
     start = jnp.zeros(6 + system.positions.size, system.positions.dtype)
     slope, push = jax.linearize(jax.grad(energy_of), start)
     if motion.dense:  # one loop over all columns compiles sooner than two
         curvatures = matrix_of(push, start)
         born, pull, inner = curvatures[:6, :6], curvatures[6:, :6], curvatures[6:, 6:]
-
-        def curvature(displacements):
-            return jnp.matmul(inner, displacements, precision="highest")
     else:
         columns = jax.vmap(push, 1, 1)(jnp.eye(len(start), 6, dtype=start.dtype))
-        born, pull = columns[:6], columns[6:]
+        born, pull, inner = columns[:6], columns[6:], None
 
-        def curvature(displacements):
-            return push(jnp.concatenate([jnp.zeros_like(start[:6]), displacements]))[6:]
-
-    def free_curvature(displacements):
+    def curvature(displacements):
         inside = motion.project(displacements)
-        return motion.project(curvature(inside)) + (displacements - inside)
+        if inner is None:
+            forces = push(jnp.concatenate([jnp.zeros_like(start[:6]), inside]))[6:]
+        else:
+            forces = jnp.matmul(inner, inside, precision="highest")
+        return motion.project(forces) + (displacements - inside)
 
     pull = jax.vmap(motion.project, 1, 1)(pull)
-    gained = jnp.matmul(pull.T, solve(free_curvature, pull, dense=motion.dense), precision="highest")
-    slope = slope[:6]
-    clamped = born / volume + _of_stress(slope / volume)
+    gained = jnp.matmul(pull.T, solve(curvature, pull, dense=motion.dense), precision="highest")
+    clamped = born / volume + _of_stress(slope[:6] / volume)
     return ElasticConstants(clamped - gained / volume, clamped)
 
 
 def _of_stress(stress: Float[Array, "6"]) -> Float[Array, "6 6"]:
-    r"""What a strain $\epsilon$ adds to a stress that is there: $\epsilon\sigma$, symmetrized, less $\sigma\,\mathrm{tr}\,\epsilon$.
+    r"""What a strain adds by a stress that is there: $\epsilon\sigma$, symmetrized, less
+    $\sigma\,\mathrm{tr}\,\epsilon$,
 
-    For $\partial E / \partial\epsilon = V (1 + \epsilon)^{-1} \sigma$, symmetrized, of which the derivative is taken."""
+    since $\partial E / \partial\epsilon = V (1 + \epsilon)^{-1} \sigma$, symmetrized."""
     xx, yy, zz, yz, xz, xy = stress
     tensor = jnp.stack([jnp.stack([xx, xy, xz]), jnp.stack([xy, yy, yz]), jnp.stack([xz, yz, zz])])
-    turned = jax.vmap(lambda strain: to_voigt(product(from_voigt(strain), tensor)), out_axes=1)(jnp.eye(6, dtype=stress.dtype))
+    turned = jax.vmap(lambda strain: to_voigt(product(from_voigt(strain), tensor)), out_axes=1)(
+        jnp.eye(6, dtype=stress.dtype)
+    )
     return turned - stress[:, None] * jnp.asarray([1.0, 1.0, 1.0, 0.0, 0.0, 0.0], stress.dtype)[None, :]
 
 

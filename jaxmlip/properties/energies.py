@@ -1,8 +1,8 @@
 r"""Energies of relaxed structures: cohesion, vacancies, barriers.
 
-At a stationary point the energy depends on parameters only directly: what the atoms do in answer is of second order (the
-envelope theorem, Hellmann and Feynman's), so that its gradient needs no linear system at all. Second derivatives do:
-these are exact for points that come from `follow`, whose energy is `point.energy`.
+At a stationary point the energy depends on parameters only directly: what the atoms do in answer is of second order
+(the envelope theorem, Hellmann and Feynman's), so that its gradient needs no linear system at all. Second derivatives
+do: these are exact for points that come from `follow`, whose energy is `point.energy`.
 """
 
 from __future__ import annotations
@@ -58,8 +58,9 @@ def relaxed_energy(
 ) -> Float[Array, ""]:
     """The energy at a stationary point [eV], with its gradient by the envelope theorem: at coordinates that stay.
 
-    A point whose cell relaxed under pressure gives the enthalpy, which is what is stationary there. A point in a cell that
-    does not relax may be given another `cell`, or the same with derivatives by parameters: the atoms go along with it.
+    A point whose cell relaxed under pressure gives the enthalpy, which is what is stationary there. A point in a cell
+    that does not relax may be given another `cell`, or the same with derivatives by parameters: the atoms go along with
+    it.
     """
     system = lax.stop_gradient(point.system)
     if cell is not None:
@@ -84,7 +85,9 @@ def make_vacancy(crystal: System, repeats: Any, *, atom: int = 0) -> System:
     whole = make_supercell(crystal, repeats, 1.0).build(crystal)
     kept = np.delete(np.arange(len(whole.numbers)), atom)
     return eqx.tree_at(
-        lambda s: (s.positions, s.numbers, s.masses), whole, (whole.positions[kept], whole.numbers[kept], whole.masses[kept])
+        lambda s: (s.positions, s.numbers, s.masses),
+        whole,
+        (whole.positions[kept], whole.numbers[kept], whole.masses[kept]),
     )
 
 

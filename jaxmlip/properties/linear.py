@@ -1,4 +1,4 @@
-"""Symmetric linear systems, definite or not, given as products: by their matrix where they are small, else by MINRES."""
+"""Symmetric linear systems, definite or not, given as products: by a matrix where they are small, else by MINRES."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def matrix_of(product: Product, like: Float[Array, "features"]) -> Float[Array, 
 def solve(
     product: Product, right: Float[Array, "features *columns"], *, dense: bool
 ) -> Float[Array, "features *columns"]:
-    """The solution of a symmetric system for one or several right-hand sides, differentiable in all that it is made of."""
+    """The solution of a symmetric system for one or several right-hand sides, differentiable in all that it holds."""
     if dense:
         return jnp.linalg.solve(matrix_of(product, jnp.zeros_like(right.reshape(len(right), -1)[:, 0])), right)
 
@@ -131,7 +131,7 @@ def estimate_spectrum(product: Product, start: Float[Array, "features"]) -> Spec
         length = jnp.sqrt(jnp.sum(y * y))
         goes_on = length > jnp.sqrt(jnp.finfo(dtype).eps) * jnp.abs(diagonal[0])
         length = jnp.where((k == 0) | goes_on, length, jnp.zeros_like(length))
-        follower = jnp.where(length > 0.0, y / jnp.where(length > 0.0, length, jnp.ones_like(length)), jnp.zeros_like(y))
+        follower = jnp.where(length > 0.0, y / jnp.maximum(length, jnp.finfo(dtype).tiny), jnp.zeros_like(y))
         alive = jnp.any(basis[k] != 0.0)
         diagonal = diagonal.at[k].set(jnp.where(alive, alpha, diagonal[0]))  # of a space that is used up: nothing new
         return basis.at[k + 1].set(follower, mode="drop"), diagonal, beside.at[k].set(length)

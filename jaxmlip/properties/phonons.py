@@ -34,7 +34,10 @@ def force_constants(energy: AbstractEnergy, system: System, supercell: Supercell
 
 
 def dynamical_matrix(
-    constants: Float[Array, "atoms 3 sites 3"], supercell: Supercell, masses: Float[Array, "atoms"], q: Float[Array, "3"]
+    constants: Float[Array, "atoms 3 sites 3"],
+    supercell: Supercell,
+    masses: Float[Array, "atoms"],
+    q: Float[Array, "3"],
 ) -> Complex[Array, "modes modes"]:
     """The dynamical matrix at `q` (in reciprocal lattice vectors) [eV/Å²/u].
 

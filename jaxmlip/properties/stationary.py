@@ -1,8 +1,9 @@
 r"""Stationary points of the energy, minima and saddles, as differentiable functions of the energy.
 
-Where the gradient $g$ of the energy (with the cell: of the enthalpy) by coordinates $z$ vanishes, it goes on vanishing as
-parameters $\theta$ change: $\mathrm{d}z / \mathrm{d}\theta = -(\partial g / \partial z)^{-1} \partial g / \partial\theta$.
-`lax.custom_root` makes of this derivatives of any order, forward and backward, without a trace of how the point was found.
+Where the gradient $g$ of the energy (with the cell: of the enthalpy) by coordinates $z$ vanishes, it goes on vanishing
+as parameters $\theta$ change: $\mathrm{d}z / \mathrm{d}\theta = -(\partial g / \partial z)^{-1} \partial g /
+\partial\theta$. `lax.custom_root` makes of this derivatives of any order, forward and backward, without a trace of how
+the point was found.
 
     start = relax(energy, system, cell=True)    # on the host: minimize, then Newton
     point = follow(energy, start)               # in jit, jax.grad, jax.jacfwd, jax.hessian: Newton from there
@@ -30,21 +31,21 @@ from jaxmlip.simulate.state import evaluate, with_positions
 from jaxmlip.system import System
 
 _STEPS = 30  # of Newton; from a relaxed start it takes three or four
-_LONGEST = 0.1  # Å, of one of them
-_SAMPLES = 8
+_LONGEST = 0.1  # Å, the largest component of one of them
+_SAMPLES = 8  # displaced structures, more than there are rigid motions
 
 
 class StationaryPoint(eqx.Module):
     """A minimum or a saddle: `system`, its `energy` [eV], and how good it is.
 
-    `residual` is the largest component of the gradient [eV/Å] (a strain counts as the length by which it moves the cell);
-    `converged` says that it is within `tolerance` and that the neighbor list still serves (`neighbors.failed`).
+    `residual` is the largest component of the gradient [eV/Å] (a strain counts as the length by which it moves the
+    cell); `converged` says that it is within `tolerance` and that the neighbor list still serves (`neighbors.failed`).
     `condition` is the ratio of the largest to the smallest curvature in the space of what is free to move: derivatives
-    by parameters lose that many digits, and none is left near 1e15. `negative` counts the directions in which the energy
-    falls: 0 at a minimum, 1 at a saddle. For large systems these two are estimates from below (see `follow`).
+    by parameters lose that many digits, and none is left near 1e15. `negative` counts the directions in which the
+    energy falls: 0 at a minimum, 1 at a saddle. For large systems these two are estimates from below (see `follow`).
 
-    `rigid` spans the motions that leave the energy as it is, which nothing can determine: translations, and rotations of
-    what is not periodic. `pressure` [eV/Å³] counts where `cell` says that the cell relaxes too; `damping` [eV/Å²] is
+    `rigid` spans the motions that leave the energy as it is, which nothing can determine: translations, and rotations
+    of what is not periodic. `pressure` [eV/Å³] counts where `cell` says that the cell relaxes too; `damping` [eV/Å²] is
     added to the curvatures (0 unless asked for).
     """
 
@@ -64,7 +65,8 @@ class StationaryPoint(eqx.Module):
 
 
 class Motion(eqx.Module):
-    """The space of what is free to move: `free` is 0 for fixed coordinates, `rigid` spans what changes no energy. `dense`
+    """The space of what is free to move: `free` is 0 for fixed coordinates, `rigid` spans what changes no energy.
+    `dense`
     says whether linear systems in it are solved by a matrix."""
 
     rigid: Float[Array, "features rigid"]
@@ -112,13 +114,14 @@ def refine(
     damping: float = 0.0,
     dense: int = 300,
 ) -> StationaryPoint:
-    """The stationary point that Newton's method finds from `system`, of whatever index (host): from the highest image of
+    """The stationary point that Newton's method finds from `system`, of whatever index (host): from the highest image
+    of
     a climbing band, the saddle.
 
     `tolerance` [eV/Å] bounds the gradient (by default 1e-9, 1e-4 in float32). `skin` [Å] is how far the atoms may move
     before the neighbor list that is made here no longer serves. `damping` [eV/Å²] is Tikhonov's, for curvatures that
-    vanish: derivatives are then those of a regularized problem. Up to `dense` coordinates the Hessian is a matrix, beyond
-    that only products with it are taken.
+    vanish: derivatives are then those of a regularized problem. Up to `dense` coordinates the Hessian is a matrix,
+    beyond that only products with it are taken.
 
     **Raises:** `ValueError` where an argument makes no sense, or the energy cannot serve the system.
     """
@@ -159,10 +162,11 @@ def follow(energy: AbstractEnergy, point: StationaryPoint) -> StationaryPoint:
     """The stationary point of `energy` next to `point`, with derivatives by the inexact leaves of `energy` (and of
     `point.system`: a cell that does not relax may itself depend on parameters).
 
-    A pure function for inside jit and any transformation. Newton's method goes from `point.system`, so `energy` may differ
-    from the one that `point` was found with as long as the point does not move too far: `converged` says so, and where it
-    is false, `relax` again on the host. `condition` and `negative` are not differentiated. With more than `point.dense`
-    coordinates linear systems are solved by MINRES, and the two are found from 40 steps of Lanczos' method.
+    A pure function for inside jit and any transformation. Newton's method goes from `point.system`, so `energy` may
+    differ from the one that `point` was found with as long as the point does not move too far: `converged` says so, and
+    where it is false, `relax` again on the host. `condition` and `negative` are not differentiated. With more than
+    `point.dense` coordinates linear systems are solved by MINRES, and the two are found from 40 steps of Lanczos'
+    method.
     """
     z, matrix, residual, found = _newton(*_constant((energy, point)))
     problem = _Problem(energy, point)
@@ -190,7 +194,8 @@ _follow = Compiled(follow)
 
 
 class _Problem(eqx.Module):
-    """The equations of a stationary point, in displacements from `point` and, before them, six strains times a length."""
+    """The equations of a stationary point, in displacements from `point` and, before them, six strains times a
+    length."""
 
     energy: AbstractEnergy
     point: StationaryPoint
@@ -258,7 +263,7 @@ def _newton(energy: AbstractEnergy, point: StationaryPoint) -> tuple[Array, Arra
         return z, matrix, residual, spectrum(bare, frozen=_frozen(point))
     _, linear = jax.linearize(problem.equations(), z)
     start = problem.motion.project(jax.random.normal(jax.random.key(0), guess.shape, dtype))
-    return z, matrix, residual, estimate_spectrum(linear, start)
+    return z, matrix, residual, estimate_spectrum(lambda v: problem.motion.project(linear(v)), start)
 
 
 def _constant(tree: Any) -> Any:
@@ -298,8 +303,8 @@ _forces = Compiled(evaluate)
 def _rigid_motions(energy: AbstractEnergy, system: System, neighbors: Neighbors, cell: bool) -> np.ndarray:
     """An orthonormal basis of the motions that leave the energy as it is (host).
 
-    Translations, and rotations about the axis of a chain or any axis of a molecule, as far as neither work nor torque is
-    done along them in randomly displaced structures: in an external field fewer of them, or combinations, are left.
+    Translations, and rotations about the axis of a chain or any axis of a molecule, as far as neither work nor torque
+    is done along them in randomly displaced structures: in an external field fewer of them, or combinations, are left.
     """
     positions, atoms = np.asarray(system.positions, np.float64), len(system.numbers)
     features = 3 * atoms + 6 * cell
@@ -313,15 +318,16 @@ def _rigid_motions(energy: AbstractEnergy, system: System, neighbors: Neighbors,
         return np.stack([*np.broadcast_to(np.eye(3)[:, None], (3, atoms, 3)), *turns]).reshape(-1, 3 * atoms)
 
     rng = np.random.default_rng(0)
+    small = float(np.finfo(system.positions.dtype).eps) ** (1.0 / 3.0)  # also [eV/Å]: less is rounding
     work = []
     for _ in range(_SAMPLES):
         shift = 0.1 * neighbors.skin * rng.uniform(-1.0, 1.0, (atoms, 3)) + rng.normal(size=(1, 3))
         there = with_positions(system, jnp.asarray(positions + shift, system.positions.dtype))
         force = np.asarray(_forces(energy, there, neighbors)[1], np.float64).ravel()
         ways = motions(positions + shift)
-        work.append(ways @ force / max(np.linalg.norm(ways) * np.linalg.norm(force), 1e-30))
+        work.append(ways @ force / (np.linalg.norm(ways) * max(np.linalg.norm(force), small)))
     _, sizes, combinations = np.linalg.svd(np.stack(work))
-    kept = combinations[sizes < np.finfo(system.positions.dtype).eps ** (1.0 / 3.0)]
+    kept = combinations[sizes < small]
     left, lengths, _ = np.linalg.svd((kept @ motions(positions)).T, full_matrices=False)
     basis = left[:, lengths > 1e-6 * np.sqrt(atoms)]
     return np.concatenate([np.zeros((6 * cell, basis.shape[1])), basis])

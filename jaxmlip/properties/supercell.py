@@ -22,8 +22,9 @@ class Supercell(eqx.Module):
     """How a crystal is repeated; `build` makes the system.
 
     The rows of `repeats` are the lattice vectors in those of the cell. Site k is a copy of atom `home[k]`, moved by
-    `shifts[k]` lattice vectors; the first sites are the atoms themselves. Seen from an atom, a site is nearest in one or
-    several `images` (lattice vectors of the cell), which share it by `weights`. `neighbors` is the list of the supercell.
+    `shifts[k]` lattice vectors; the first sites are the atoms themselves. Seen from an atom, a site is nearest in one
+    or several `images` (lattice vectors of the cell), which share it by `weights`. `neighbors` is the list of the
+    supercell.
     """
 
     repeats: Int[Array, "3 3"]

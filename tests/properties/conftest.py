@@ -1,32 +1,9 @@
-"""Small crystals and one way to compile, shared by the tests of properties."""
+"""The crystal that the tests of properties share."""
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
+from close_packed_argon import argon, close_packed
 
-from jaxmlip.compilation import LEAST_WORK
-from jaxmlip.energy import LennardJones
 from jaxmlip.properties import refine
-from jaxmlip.system import make_system
-
-OPTIONS = dict(LEAST_WORK) if jax.default_backend() == "cpu" else None
-
-
-def compiled(function):
-    """Compiled as soon as can be."""
-    return eqx.filter_jit(function, compiler_options=OPTIONS)
-
-
-def argon(epsilon=0.0104, sigma=3.4):
-    return LennardJones(jnp.asarray(epsilon), jnp.asarray(sigma), cutoff=5.0, onset=0.7)
-
-
-def close_packed():
-    """Hexagonal argon: two atoms that follow a shear of the basal plane."""
-    cell = 3.7 * np.array([[1.0, 0.0, 0.0], [-0.5, np.sqrt(0.75), 0.0], [0.0, 0.0, 1.64]])
-    return make_system(np.array([[1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.75]]) @ cell, [18, 18], cell=cell)
 
 
 @pytest.fixture(scope="session")

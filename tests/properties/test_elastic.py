@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import argon, compiled
+from close_packed_argon import argon, compiled
 
 from jaxmlip import units
 from jaxmlip.energy import energy_forces_stress
@@ -83,11 +83,11 @@ def test_a_uniform_strain_meets_the_bulk_modulus(crystal):
     isotropic = np.zeros((6, 6))
     isotropic[:3, :3] = 2.0
     assert float(bulk_modulus(jnp.asarray(isotropic))) == 2.0
-    pushed = [refine(argon(), crystal.system, cell=True, pressure=p, tolerance=1e-11) for p in (-1e-4, 1e-4)]
+    pushed = [refine(argon(), crystal.system, cell=True, pressure=p, tolerance=1e-11) for p in (-2e-5, 2e-5)]
     compliance = np.linalg.inv(constants)[:3, :3].sum()  # at uniform pressure; Reuss's mean
     volumes = [float(p.system.volume()) for p in pushed]
-    assert -np.log(volumes[1] / volumes[0]) / 2e-4 == pytest.approx(compliance, rel=1e-3)
-    assert float(bulk_modulus(constants)) == pytest.approx(1.0 / compliance, rel=0.02)  # nearly isotropic axes
+    assert -np.log(volumes[1] / volumes[0]) / 4e-5 == pytest.approx(compliance, rel=1e-3)
+    assert float(bulk_modulus(constants)) == pytest.approx(1.0 / compliance, rel=0.05)  # axes of nearly one stiffness
 
 
 def test_a_molecule_has_none(crystal):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import argon, close_packed, compiled
+from close_packed_argon import argon, close_packed, compiled
 
 from jaxmlip.energy import hessian
 from jaxmlip.graph.neighbors import to_graph
@@ -16,7 +16,7 @@ REPEATS = np.array([[2, 0, 0], [1, 2, 0], [0, 0, 1]])
 
 @pytest.fixture(scope="module")
 def supercell(crystal):
-    return make_supercell(crystal.system, REPEATS, 5.0)
+    return make_supercell(crystal.system, REPEATS, 6.0)
 
 
 @compiled
@@ -38,7 +38,7 @@ THETA = jnp.asarray([0.0104, 3.4])
 
 def points():
     """The four that fit the supercell, zero last."""
-    steps = np.array([[k, l, 0] for k in range(4) for l in range(4)])
+    steps = np.array([[i, j, 0] for i in range(4) for j in range(4)])
     fits = np.array(sorted({tuple(np.round(s @ np.linalg.inv(REPEATS).T % 1.0, 9) % 1.0) for s in steps}))
     return jnp.asarray(fits[::-1].copy())
 
@@ -68,7 +68,7 @@ def test_derivatives_are_finite_and_right_where_modes_meet(crystal, supercell):
 
 
 def test_a_supercell_holds_every_atom_once():
-    cell = make_supercell(close_packed(), REPEATS, 5.0)
+    cell = make_supercell(close_packed(), REPEATS, 6.0)
     built = cell.build(close_packed())
     assert len(built.numbers) == 8 and float(built.volume()) == pytest.approx(4 * float(close_packed().volume()))
     again = make_system(built.positions, built.numbers, cell=built.cell)  # refuses atoms that coincide
