@@ -16,7 +16,8 @@ from jaxmlip import units
 from jaxmlip.energy import LennardJones
 from jaxmlip.learn.check_gradient import Check, check_gradient, table
 from jaxmlip.learn.diagnostics import estimate, rhats, sigmas
-from jaxmlip.learn.reweight import Mixture, max_step, mix, replica_gradients, reweight
+from jaxmlip.learn.mixture import Mixture, mix
+from jaxmlip.learn.reweight import max_step, replica_gradients, reweight
 from jaxmlip.learn.sampler import StatePoint, sample
 from jaxmlip.observables.distributions import RadialDistribution
 from jaxmlip.observables.static import Pressure
