@@ -161,17 +161,20 @@ def _forward(energy, parts, frames: Frames, chunk: int):
 def _backward(energy, parts, frames: Frames, chunk: int, cotangents, size: int, start):
     """What `pull_back` returns."""
     learned, rest = eqx.partition(energy, eqx.is_inexact_array)
-    found, given = (frames.positions, frames.cells, frames.atom_energies), _inexact(cotangents)
+    found = frames.positions, frames.cells, frames.atom_energies
 
     def product(learned, rows, exist):
         """The inner product over some rows; those that do not exist count nothing."""
         many = jax.tree.map(lambda x: x[rows], found)
         values = jax.vmap(lambda *frame: _of_frame(eqx.combine(learned, rest), parts, frames, *frame))(*many)
-        total = 0.0
-        for cotangent, value in zip(given, _inexact(values), strict=True):
+
+        def with_cotangent(value, cotangent):
+            if cotangent is None or not eqx.is_inexact_array(value):  # nobody asks for it
+                return 0.0
             each = cotangent[rows] * value.astype(cotangent.dtype)
-            total = total + jnp.sum(jnp.where(exist.reshape(-1, *(1,) * (each.ndim - 1)), each, 0.0))
-        return total
+            return jnp.sum(jnp.where(exist.reshape(-1, *(1,) * (each.ndim - 1)), each, 0.0))
+
+        return sum(jax.tree.leaves(jax.tree.map(with_cotangent, values, cotangents)))
 
     def one(total, first):
         rows = first + jnp.arange(chunk, dtype=jnp.int32)
@@ -191,10 +194,6 @@ def _along(energy, direction, frames: Frames, chunk: int):
         return _forward(eqx.combine(learned, rest), [], frames, chunk)[0]
 
     return jax.jvp(changes, (learned,), (direction,))
-
-
-def _inexact(tree: PyTree) -> list[Array]:
-    return [x for x in jax.tree.leaves(tree) if eqx.is_inexact_array(x)]
 
 
 def _of_frame(energy, parts, frames: Frames, positions, cell, before):
