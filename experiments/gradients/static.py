@@ -16,7 +16,8 @@ from jaxmlip import units
 from jaxmlip.energy import LennardJones
 from jaxmlip.learn.check_gradient import Check, check_gradient, table
 from jaxmlip.learn.diagnostics import estimate, rhats, sigmas
-from jaxmlip.learn.reweight import Mixture, max_step, mix, replica_gradients, reweight
+from jaxmlip.learn.mixture import Mixture, mix
+from jaxmlip.learn.reweight import max_step, replica_gradients, reweight
 from jaxmlip.learn.sampler import StatePoint, sample
 from jaxmlip.observables.distributions import RadialDistribution
 from jaxmlip.observables.static import Pressure
@@ -28,6 +29,7 @@ SIGMA, EPSILON = 3.405, 119.8 * units.kB  # Å, eV
 TAU = SIGMA * (39.948 / EPSILON) ** 0.5
 DENSITY, TEMPERATURE = 0.8442, 0.72  # reduced
 STEPS = {"sigma": 0.01, "epsilon": 0.1}  # of the finite differences, as parts of the parameters
+LONGER = {"sigma": 2, "epsilon": 1}  # small steps need many frames
 FCC = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
 
 
@@ -63,15 +65,19 @@ def observables() -> dict:
 
 
 class Runs:
-    """Independent runs at given parameters, each made once."""
+    """Independent runs at given parameters, each made once, and the worst split R-hat among them."""
 
-    def __init__(self, point: StatePoint, states=None):
-        self.point, self.states, self.made = point, states, {}
+    def __init__(self, states=None):
+        self.states, self.made, self.worst = states, {}, 1.0
 
-    def __call__(self, energy: LennardJones, key) -> Mixture:
+    def __call__(self, energy: LennardJones, point: StatePoint, key) -> Mixture:
         name = float(energy.sigma), float(energy.epsilon)
         if name not in self.made:
-            self.made[name] = mix([sample(energy, self.point, key=key, states=self.states)])
+            mixture = mix([sample(energy, point, key=key, states=self.states)])
+            found = rhats(observables(), energy, mixture)
+            self.worst = max(self.worst, *found.values())
+            print(f"sigma {name[0] / SIGMA:.3f} epsilon {name[1] / EPSILON:.3f}: R-hat {found}", flush=True)
+            self.made[name] = mixture
         return self.made[name]
 
 
@@ -84,7 +90,7 @@ def directions(energy: LennardJones) -> dict:
     }
 
 
-def static_gradients(quick: bool, *, gradient_frames: int = 1500, difference_frames: int = 1000) -> dict:
+def static_gradients(quick: bool, *, gradient_frames: int = 1500, difference_frames: int = 800) -> dict:
     """Gradients of the pressure and of g(1.1 sigma), in reduced units, with errors and finite differences.
 
     `quick` samples little and takes the finite differences of the last full run from `static.json`.
@@ -102,17 +108,19 @@ def static_gradients(quick: bool, *, gradient_frames: int = 1500, difference_fra
     }
     result["minutes_gradient"] = (time.monotonic() - start) / 60
     known = json.loads(FULL.read_text()) if quick and FULL.exists() else None
-    longer = state_point(replicas=replicas, frames=difference_frames, burn_in=burn_in)
-    runs = Runs(longer, samples.states)
+    runs = Runs(samples.states)
+    settings = {"replicas": replicas, "burn_in": burn_in, "frames": difference_frames}
     checks = []
     for name in gradients:
         for parameter, direction in directions(energy).items():
             if known is None and quick:
                 continue
-            found = _check(name, parameter, direction, energy, gradients[name], runs, known)
+            found = _check(name, parameter, direction, energy, gradients[name], runs, settings, known)
             checks.append(found)
             result |= _row(found)
     print(table(checks))
+    result["settings"] = settings | {"gradient_frames": frames, "steps": STEPS, "longer": LONGER}
+    result["rhat_differences"] = runs.worst
     result["static_worst_sigma"] = max((c.sigmas for c in checks), default=float("nan"))
     result["static_worst_stderr"] = max((c.relative_stderr for c in checks), default=float("nan"))
     result["static_minutes"] = (time.monotonic() - start) / 60
@@ -132,12 +140,13 @@ def described(energy: LennardJones, mixture: Mixture, along: dict) -> dict:
     return result
 
 
-def _check(name, parameter, direction, energy, gradients, runs: Runs, known: dict | None) -> Check:
+def _check(name, parameter, direction, energy, gradients, runs: Runs, settings: dict, known: dict | None) -> Check:
     """One derivative, against runs made now or those of the last full run."""
     if known is None:
+        point = state_point(**settings | {"frames": LONGER[parameter] * settings["frames"]})
 
         def value(energy, key):
-            found = estimate(observables(), energy, runs(energy, key))
+            found = estimate(observables(), energy, runs(energy, point, key))
             return Estimate(float(np.sum(found.value[name])), float(np.sum(found.stderr[name])))
 
         options = {"key": jax.random.key(1), "directions": {parameter: direction}, "step": STEPS[parameter]}
@@ -163,7 +172,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="few frames; finite differences of the last full run")
     parser.add_argument("--gradient-frames", type=int, default=1500, help="frames of each of eight replicas")
-    parser.add_argument("--difference-frames", type=int, default=1000, help="the same for each finite difference")
+    parser.add_argument(
+        "--difference-frames", type=int, default=800, help="the same for finite differences (twice for sigma)"
+    )
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     frames = {"gradient_frames": options.gradient_frames, "difference_frames": options.difference_frames}

@@ -1,17 +1,34 @@
 """Learning: losses, training, evaluation and checkpoints, for any energy."""
 
+from jaxmlip.learn.check_gradient import check_gradient as check_gradient
 from jaxmlip.learn.cleaning import Suspects as Suspects
 from jaxmlip.learn.cleaning import find_suspects as find_suspects
+from jaxmlip.learn.diagnostics import estimate as estimate
+from jaxmlip.learn.diagnostics import gradient_noise as gradient_noise
+from jaxmlip.learn.diagnostics import linearity as linearity
+from jaxmlip.learn.diagnostics import rhats as rhats
 from jaxmlip.learn.evaluate import Report as Report
 from jaxmlip.learn.evaluate import evaluate as evaluate
 from jaxmlip.learn.linear import LinearFit as LinearFit
 from jaxmlip.learn.linear import fit_linear as fit_linear
 from jaxmlip.learn.loss import Loss as Loss
 from jaxmlip.learn.loss import Weights as Weights
+from jaxmlip.learn.mixture import Mixture as Mixture
+from jaxmlip.learn.mixture import mix as mix
 from jaxmlip.learn.noise import Likelihood as Likelihood
 from jaxmlip.learn.noise import find_noise as find_noise
 from jaxmlip.learn.noise import predict_noise as predict_noise
 from jaxmlip.learn.noise import read_noise as read_noise
+from jaxmlip.learn.reweight import expectation as expectation
+from jaxmlip.learn.reweight import max_step as max_step
+from jaxmlip.learn.reweight import refresh as refresh
+from jaxmlip.learn.reweight import replica_gradients as replica_gradients
+from jaxmlip.learn.reweight import reweight as reweight
+from jaxmlip.learn.sampler import Samples as Samples
+from jaxmlip.learn.sampler import StatePoint as StatePoint
+from jaxmlip.learn.sampler import sample as sample
+from jaxmlip.learn.sampler import samples_from as samples_from
+from jaxmlip.learn.sampler import strained as strained
 from jaxmlip.learn.settings import TrainSettings as TrainSettings
 from jaxmlip.learn.step import Problem as Problem
 from jaxmlip.learn.step import TrainState as TrainState

@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxmlip.energy import AbstractEnergy
-from jaxmlip.learn.reweight import Mixture, evaluate, log_weights, reduced_values
-from jaxmlip.observables.static import AbstractStatic
+from jaxmlip.learn.frames import evaluate, is_static
+from jaxmlip.learn.mixture import Mixture, log_weights
+from jaxmlip.learn.reweight import reduced_values
 from jaxmlip.observables.statistics import Estimate, pooled_inefficiency, split_rhat
 
 
@@ -53,7 +54,7 @@ def rhats(observables: PyTree, energy: AbstractEnergy, mixture: Mixture, *, chun
 
     changes, values = evaluate(energy, observables, mixture.frames, chunk=chunk)
     del changes
-    paths = jax.tree_util.tree_leaves_with_path(observables, is_leaf=lambda x: isinstance(x, AbstractStatic))
+    paths = jax.tree_util.tree_leaves_with_path(observables, is_leaf=is_static)
     named = {"potential energy": mixture.origins}
     for (path, observable), value in zip(paths, values, strict=True):
         named[jax.tree_util.keystr(path) or type(observable).__name__] = value

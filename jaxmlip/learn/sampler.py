@@ -12,11 +12,10 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxmlip import units
-from jaxmlip.compilation import Compiled
 from jaxmlip.energy import AbstractEnergy
-from jaxmlip.graph import Graph
 from jaxmlip.graph.lattice import product
-from jaxmlip.graph.neighbors import Neighbors, grow, rebuild, room_for, to_graph
+from jaxmlip.graph.neighbors import to_graph
+from jaxmlip.learn.frames import Frames, make_frames
 from jaxmlip.observables.static import Conditions
 from jaxmlip.observables.thermo import temperature
 from jaxmlip.simulate import NPT, AbstractIntegrator, Langevin, State, run
@@ -88,25 +87,6 @@ def strained(point: StatePoint, strain: Float[Array, "3 3"]) -> StatePoint:
     return dataclasses.replace(point, system=deformed)
 
 
-class Frames(eqx.Module):
-    """Configurations of one system, and what they were sampled with.
-
-    `atom_energies` [eV] are those of the sampling parameters, kept atom by atom: differences to other parameters are
-    taken before they are summed, so that they are exact in float32 too. `near` is a neighbor list with room for every
-    frame, `far` one that reaches farther, for observables.
-    """
-
-    system: System
-    positions: Float[Array, "frames atoms 3"]
-    cells: Float[Array, "frames 3 3"]
-    atom_energies: Float[Array, "frames atoms"]
-    near: Neighbors
-    far: Neighbors | None = None
-
-    def __len__(self) -> int:
-        return self.positions.shape[0]
-
-
 class Health(NamedTuple):
     """Signs of dynamics gone wrong: mean `temperature` [K] of each replica, `largest_force` [eV/Å] and `closest_pair`
     [Å] in any frame."""
@@ -156,7 +136,7 @@ def sample(
         found.append(record)
         ends.append(state)
     record = _Record(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
-    frames = _frames(energy, point.system, jnp.asarray(record.positions), jnp.asarray(record.cells))
+    frames = make_frames(energy, point.system, jnp.asarray(record.positions), jnp.asarray(record.cells))
     kelvin = record.temperatures.reshape(point.replicas, -1).mean(axis=1)
     health = Health(np.asarray(kelvin, np.float64), float(record.forces.max()), float(record.distances.min()))
     return Samples(frames, energy, point.conditions(), point.replicas, tuple(ends), health)
@@ -179,53 +159,7 @@ def samples_from(
         raise ValueError(
             f"{len(positions)} frames with {len(cells)} cells are no whole number for {replicas} replicas."
         )
-    return Samples(_frames(energy, system, positions, cells), energy, conditions, replicas)
-
-
-def _frames(energy: AbstractEnergy, system: System, positions: Array, cells: Array) -> Frames:
-    near, atom_energies = fitted(energy, system, positions, cells)
-    return Frames(system, positions, cells, atom_energies, near)
-
-
-def fitted(
-    energy: AbstractEnergy,
-    system: System,
-    positions: Array,
-    cells: Array,
-    *,
-    cutoff: float | None = None,
-    start: Neighbors | None = None,
-) -> tuple[Neighbors, Float[Array, "frames atoms"]]:
-    """A neighbor list without skin that has room for each frame, and the energies of their atoms [eV] (host).
-
-    `cutoff` [Å], if farther than that of the energy; `start` is a list to try first.
-    """
-    first = with_cell(system, positions[0], cells[0])
-    neighbors = room_for(first, cutoff or energy.cutoff or 1.0) if start is None else start
-    for _ in range(20):
-        needed, atom_energies = _searched(energy, neighbors, system, positions, cells)
-        if not bool(needed.failed):
-            return neighbors, atom_energies
-        neighbors = grow(needed, first)
-    raise ValueError(f"No neighbor list of {neighbors.cutoff} Å has room for all frames: some of them must be broken.")
-
-
-def frame_graph(neighbors: Neighbors, system: System, positions: Array, cell: Array) -> Graph:
-    """The graph of one frame (inside jit)."""
-    system = with_cell(system, positions, cell)
-    return to_graph(rebuild(neighbors, system), system)
-
-
-@Compiled
-def _searched(energy, neighbors: Neighbors, system, positions, cells) -> tuple[Neighbors, Array]:
-    """The list of the last frame, with the flags and needs of all, and the energies of the atoms in each."""
-
-    def one(neighbors, frame):
-        moved = with_cell(system, *frame)
-        neighbors = rebuild(neighbors, moved)
-        return neighbors, energy(to_graph(neighbors, moved))
-
-    return jax.lax.scan(one, neighbors, (positions, cells))
+    return Samples(make_frames(energy, system, positions, cells), energy, conditions, replicas)
 
 
 class _Record(NamedTuple):

@@ -1,16 +1,35 @@
 """Observables: what one measures, from arrays; who made the samples does not matter."""
 
+from jaxmlip.observables.distributions import AngleDistribution as AngleDistribution
+from jaxmlip.observables.distributions import RadialDistribution as RadialDistribution
 from jaxmlip.observables.dynamics import diffusion_coefficient as diffusion_coefficient
 from jaxmlip.observables.dynamics import green_kubo as green_kubo
 from jaxmlip.observables.dynamics import mean_squared_displacement as mean_squared_displacement
 from jaxmlip.observables.dynamics import velocity_autocorrelation as velocity_autocorrelation
+from jaxmlip.observables.elastic import cubic_stiffness as cubic_stiffness
+from jaxmlip.observables.elastic import cubic_strain as cubic_strain
+from jaxmlip.observables.elastic import stiffness as stiffness
+from jaxmlip.observables.elastic import voigt_strain as voigt_strain
 from jaxmlip.observables.heat import check_local as check_local
 from jaxmlip.observables.heat import heat_flux as heat_flux
 from jaxmlip.observables.heat import images_within as images_within
+from jaxmlip.observables.static import AbstractStatic as AbstractStatic
+from jaxmlip.observables.static import BulkModulus as BulkModulus
+from jaxmlip.observables.static import Conditions as Conditions
+from jaxmlip.observables.static import Density as Density
+from jaxmlip.observables.static import Enthalpy as Enthalpy
+from jaxmlip.observables.static import HeatCapacity as HeatCapacity
+from jaxmlip.observables.static import PotentialEnergy as PotentialEnergy
+from jaxmlip.observables.static import Pressure as Pressure
+from jaxmlip.observables.static import PressureTensor as PressureTensor
+from jaxmlip.observables.static import Stress as Stress
+from jaxmlip.observables.static import ThermalExpansion as ThermalExpansion
 from jaxmlip.observables.statistics import Estimate as Estimate
 from jaxmlip.observables.statistics import average as average
 from jaxmlip.observables.statistics import block_average as block_average
 from jaxmlip.observables.statistics import drift as drift
+from jaxmlip.observables.statistics import pooled_inefficiency as pooled_inefficiency
+from jaxmlip.observables.statistics import split_rhat as split_rhat
 from jaxmlip.observables.statistics import statistical_inefficiency as statistical_inefficiency
 from jaxmlip.observables.structure import coordination as coordination
 from jaxmlip.observables.structure import pair_counts as pair_counts

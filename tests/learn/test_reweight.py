@@ -1,5 +1,7 @@
 """Averages and gradients by reweighting: against autodiff, exact ensembles and independent samples."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,8 +14,10 @@ from jaxmlip.energy import AbstractEnergy, LennardJones
 from jaxmlip.graph import Graph
 from jaxmlip.learn.check_gradient import check_gradient, moved, table
 from jaxmlip.learn.diagnostics import estimate, gradient_noise, linearity, rhats
-from jaxmlip.learn.reweight import _backward, expectation, log_weights, max_step, mix, replica_gradients, reweight
-from jaxmlip.learn.sampler import StatePoint, frame_graph, sample, samples_from
+from jaxmlip.learn.frames import evaluate, frame_graph, pull_back
+from jaxmlip.learn.mixture import log_weights, mix
+from jaxmlip.learn.reweight import expectation, max_step, reduced_values, refresh, replica_gradients, reweight
+from jaxmlip.learn.sampler import StatePoint, sample, samples_from, strained
 from jaxmlip.observables.distributions import RadialDistribution
 from jaxmlip.observables.static import (
     AbstractStatic,
@@ -98,6 +102,12 @@ def test_gradient_is_exact_where_the_answer_is_known(wells):
     gradient = eqx.filter_grad(lambda e: expectation(Spread(), e, wells))(springs(1.0))
     assert abs(float(gradient.stiffness) / -KT - 1.0) < 0.1
     assert float(gradient.offset) == pytest.approx(0.0, abs=1e-12)
+
+    def only_one(energy):
+        return expectation({"spread": Spread(), "energy": PotentialEnergy()}, energy, wells)["spread"]
+
+    same = eqx.filter_jit(eqx.filter_grad(only_one))(springs(1.0))
+    assert float(same.stiffness) == pytest.approx(float(gradient.stiffness), rel=1e-9)
 
 
 def test_effective_frames_follow_the_exact_law(wells):
@@ -195,7 +205,7 @@ def test_memory_of_the_gradient_does_not_grow_with_frames():
     def needed(frames):
         mixture = mix([in_wells(1.0, frames=frames)])
         ones = jnp.ones(frames), [jnp.ones(frames)]
-        program = jax.jit(lambda e, f, c: _backward(e, [PotentialEnergy()], f, 1, c))
+        program = jax.jit(lambda e, f, c: pull_back(e, PotentialEnergy(), f, c))
         return program.lower(springs(), mixture.frames, ones).compile().memory_analysis().temp_size_in_bytes
 
     assert needed(800) < needed(80) + 16 * 720  # a number or two for each frame, which itself takes 168 bytes
@@ -297,6 +307,21 @@ def test_gradient_is_that_of_autodiff_through_the_softmax(lj, samples):
             assert float(abs(mine - theirs)) < 1e-9 * abs(float(theirs))
 
 
+def test_energies_and_temperature_scaled_alike_scale_the_pressure(lj, samples):
+    """d P / d ln epsilon + d P / d ln T = P, exactly, whatever the frames."""
+    mixture = mix([samples])
+    by_epsilon = eqx.filter_grad(lambda e: expectation(Pressure(), e, mixture, chunk=7))(lj).epsilon * lj.epsilon
+    changes, values = evaluate(lj, Pressure(), mixture.frames)
+
+    def pressure(kelvin):
+        at = eqx.tree_at(lambda m: m.conditions.temperature, mixture, kelvin)
+        return reduced_values(Pressure(), values, jax.nn.softmax(log_weights(changes, at)), at.conditions)
+
+    kelvin = mixture.conditions.temperature
+    value, slope = jax.value_and_grad(pressure)(kelvin)
+    assert float(by_epsilon + slope * kelvin) == pytest.approx(float(value), rel=1e-9)
+
+
 def test_samples_are_healthy_and_go_on(lj, point, samples):
     assert samples.energies().shape == (3, 40)
     assert samples.energies().dtype == np.float64
@@ -304,10 +329,14 @@ def test_samples_are_healthy_and_go_on(lj, point, samples):
     assert np.all(np.abs(samples.health.temperature / 150.0 - 1.0) < 0.3)
     assert 2.5 < samples.health.closest_pair < 3.4
     stiffer = moved(lj, jax.tree.map(lambda x: x, eqx.filter(lj, eqx.is_inexact_array)), 0.01)
-    later = sample(stiffer, point, key=jax.random.key(1), states=samples.states)
-    both = mix([samples, later])
+    kept = refresh(lj, point, [samples], key=jax.random.key(1))
+    assert len(kept) == 1 and kept[0] is samples
+    sets = refresh(stiffer, point, [samples], key=jax.random.key(1), ess=1.0)
+    both = mix(sets)
     assert both.layout == ((3, 40), (3, 40))
     assert float(reweight(stiffer, both).effective) > float(reweight(stiffer, mix([samples])).effective)
+    with pytest.raises(ValueError, match="`keep` be at least 1"):
+        refresh(lj, point, sets, key=jax.random.key(1), keep=0)
     with pytest.raises(ValueError, match="3 replicas, but 1"):
         sample(lj, point, key=jax.random.key(1), states=samples.states[:1])
 
@@ -322,9 +351,26 @@ def test_distribution_beyond_the_energy_needs_a_longer_list(lj, samples):
     assert float(found["p"]) == pytest.approx(float(near), rel=1e-12)
 
 
+def test_state_points_with_a_pressure_let_the_cell_change(lj, point):
+    loose = dataclasses.replace(
+        strained(point, jnp.diag(jnp.asarray([0.02, 0.02, 0.02]))),
+        pressure=0.1 * units.GPa,
+        temperature=30.0,
+        replicas=2,
+        frames=10,
+        burn_in=0,
+        melt=None,
+    )
+    found = sample(lj, loose, key=jax.random.key(2))
+    volumes = np.linalg.det(np.asarray(found.frames.cells))
+    assert loose.ensemble == "npt" and point.ensemble == "nvt"
+    assert volumes[0] == pytest.approx((1.02 * 11.2) ** 3, rel=0.05)
+    assert len(np.unique(volumes)) == 20
+    wanted = units.kB * 30.0 * volumes.mean() / volumes.var()
+    assert float(expectation(BulkModulus(), lj, mix([found]))) == pytest.approx(wanted, rel=1e-9)
+
+
 @pytest.mark.parametrize("changes", [{"melt": 100.0}, {"frames": 0}, {"timestep": -1.0}])
 def test_state_points_that_make_no_sense_are_refused(point, changes):
-    import dataclasses
-
     with pytest.raises(ValueError, match="must"):
         dataclasses.replace(point, **changes)
