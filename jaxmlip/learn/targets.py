@@ -32,10 +32,8 @@ from jaxmlip.observables.static import (
     PressureTensor,
     Stress,
 )
-from jaxmlip.properties import StationaryPoint, make_vacancy, relax
-from jaxmlip.properties import bulk_modulus as bulk_modulus_of
+from jaxmlip.properties import StationaryPoint, make_vacancy, relax, stiffness_along
 from jaxmlip.properties import cohesive_energy as cohesive_energy_of
-from jaxmlip.properties import elastic_constants as elastic_constants_of
 from jaxmlip.properties import vacancy_formation_energy as vacancy_energy_of
 from jaxmlip.simulate.state import with_cell
 from jaxmlip.system import System
@@ -148,15 +146,25 @@ def elastic_constant(*indices: str) -> Quantity:
         raise UserError(f"Elastic constants are named by Voigt indices such as '11' or '44'; got {indices}.")
 
     def constant(energy, point):
-        relaxed = elastic_constants_of(energy, point).relaxed
-        return sum((relaxed[a, b] for a, b in pairs), jnp.zeros((), relaxed.dtype)) / float(len(pairs))
+        dtype = point.system.positions.dtype
+        ones = jnp.eye(6, dtype=dtype)
+        sums = jnp.stack([ones[a] + ones[b] for a, b in pairs])
+        found = stiffness_along(energy, point, jnp.concatenate([sums, *(ones[[a]] for pair in pairs for a in pair)]))
+        both, each = found[: len(pairs)], found[len(pairs) :].reshape(-1, 2)
+        mixed = 0.5 * (both - each[:, 0] - each[:, 1])
+        return jnp.mean(mixed)
 
     return Quantity(constant, "pressure")
 
 
 def bulk_modulus() -> Quantity:
-    """From the relaxed-ion elastic constants."""
-    return Quantity(lambda energy, point: bulk_modulus_of(elastic_constants_of(energy, point).relaxed), "pressure")
+    """From the relaxed-ion elastic constants, against a uniform strain."""
+
+    def modulus(energy, point):
+        uniform = jnp.asarray([[1.0, 1.0, 1.0, 0.0, 0.0, 0.0]], point.system.positions.dtype)
+        return stiffness_along(energy, point, uniform)[0] / 9.0
+
+    return Quantity(modulus, "pressure")
 
 
 def vacancy_energy() -> Quantity:

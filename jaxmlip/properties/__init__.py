@@ -3,6 +3,7 @@
 from jaxmlip.properties.elastic import ElasticConstants as ElasticConstants
 from jaxmlip.properties.elastic import bulk_modulus as bulk_modulus
 from jaxmlip.properties.elastic import elastic_constants as elastic_constants
+from jaxmlip.properties.elastic import stiffness_along as stiffness_along
 from jaxmlip.properties.energies import barrier as barrier
 from jaxmlip.properties.energies import cohesive_energy as cohesive_energy
 from jaxmlip.properties.energies import find_saddle as find_saddle
