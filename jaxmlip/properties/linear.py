@@ -125,12 +125,12 @@ def estimate_spectrum(product: Product, start: Float[Array, "features"]) -> Spec
     def step(k, carry):
         basis, diagonal, beside = carry
         y = product(basis[k])
-        alpha = jnp.sum(y * basis[k])
+        alpha, whole = jnp.sum(y * basis[k]), jnp.sqrt(jnp.sum(y * y))
         for _ in range(2):  # twice is enough to keep the vectors orthogonal
             y = y - jnp.matmul(jnp.matmul(basis, y, precision="highest"), basis, precision="highest")
         length = jnp.sqrt(jnp.sum(y * y))
-        goes_on = length > jnp.sqrt(jnp.finfo(dtype).eps) * jnp.abs(diagonal[0])
-        length = jnp.where((k == 0) | goes_on, length, jnp.zeros_like(length))
+        goes_on = length > jnp.sqrt(jnp.finfo(dtype).eps) * whole  # what is left is more than rounding
+        length = jnp.where(goes_on, length, jnp.zeros_like(length))
         follower = jnp.where(length > 0.0, y / jnp.maximum(length, jnp.finfo(dtype).tiny), jnp.zeros_like(y))
         alive = jnp.any(basis[k] != 0.0)
         diagonal = diagonal.at[k].set(jnp.where(alive, alpha, diagonal[0]))  # of a space that is used up: nothing new

@@ -43,7 +43,9 @@ def test_nothing_is_asked_for_nothing():
     np.testing.assert_array_equal(found, 0.0)
 
 
-@pytest.mark.parametrize("eigenvalues", [EIGENVALUES, np.repeat([0.5, 2.0, 7.0], 4)], ids=["saddle", "degenerate"])
+@pytest.mark.parametrize(
+    "eigenvalues", [EIGENVALUES, np.repeat([0.5, 2.0, 7.0], 4), np.full(3, 2.0)], ids=["saddle", "degenerate", "round"]
+)
 def test_few_steps_of_lanczos_find_condition_and_index(eigenvalues):
     matrix = symmetric(eigenvalues)
     start = jnp.asarray(np.random.default_rng(2).normal(size=len(eigenvalues)))
