@@ -119,8 +119,8 @@ def static_gradients(quick: bool, *, gradient_frames: int = 1500, difference_fra
             checks.append(found)
             result |= _row(found)
     print(table(checks))
-    result["settings"] = settings | {"gradient_frames": frames, "steps": STEPS, "longer": LONGER}
-    result["rhat_differences"] = runs.worst
+    result["settings"] = {"gradient_frames": frames} | ({} if quick else settings | {"steps": STEPS, "longer": LONGER})
+    result["rhat_differences"] = None if quick else runs.worst
     result["static_worst_sigma"] = max((c.sigmas for c in checks), default=float("nan"))
     result["static_worst_stderr"] = max((c.relative_stderr for c in checks), default=float("nan"))
     result["static_minutes"] = (time.monotonic() - start) / 60

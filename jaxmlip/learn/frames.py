@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxmlip.compilation import Compiled
-from jaxmlip.energy import AbstractEnergy
+from jaxmlip.energy import AbstractEnergy, check_cutoff
 from jaxmlip.graph import Graph
 from jaxmlip.graph.neighbors import Neighbors, grow, rebuild, room_for, to_graph
 from jaxmlip.observables.static import AbstractStatic
@@ -200,6 +200,7 @@ def _of_frame(energy, parts, frames: Frames, positions, cell, before):
     """Change of the energy and values of one frame."""
     graph = frame_graph(frames.near, frames.system, positions, cell)
     wide = None if frames.far is None else frame_graph(frames.far, frames.system, positions, cell)
+    check_cutoff(energy, graph)
     changes = energy(graph).astype(before.dtype) - before
     change = graph.sum_atoms(changes.astype(accumulator(before.dtype)))[0]
     return change, [o.frame(energy, _chosen(o, graph, wide)) for o in parts]
