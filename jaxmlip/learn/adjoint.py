@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxmlip.energy import AbstractEnergy, energy_forces
@@ -160,7 +161,7 @@ class Forward(AbstractAdjoint):
         return _open(energy, observe, start, window, dt)
 
     def pull_back(self, function: Callable, learned: PyTree, cotangents: PyTree) -> PyTree:
-        flat, restore = jax.flatten_util.ravel_pytree(learned)
+        flat, restore = ravel_pytree(learned)
         if len(flat) > self.most:
             raise ValueError(
                 f"Forward mode takes one pass for each parameter, and there are {len(flat)} (at most {self.most}): use "
@@ -194,12 +195,32 @@ class Reversible(AbstractAdjoint):
         return jax.vjp(function, learned)[1](cotangents)[0]
 
 
+class Flags(NamedTuple):
+    """What became of a neighbor list: the flags and counts of `graph.neighbors.Neighbors`."""
+
+    overflow: Bool[Array, "*windows"]
+    stale: Bool[Array, "*windows"]
+    shrunk: Bool[Array, "*windows"]
+    needed: Int[Array, "*windows"]
+    crowd: Int[Array, "*windows"]
+
+    @property
+    def failed(self) -> Bool[Array, "*windows"]:
+        """Whether what was computed must be thrown away."""
+        return self.overflow | self.stale | self.shrunk
+
+
+def flagged(neighbors: Neighbors, flags: Flags) -> Neighbors:
+    """The list with these flags, to be enlarged by `grow` where they are set."""
+    return dataclasses.replace(neighbors, **flags._asdict())
+
+
 def follow(
     energy: AbstractEnergy, observe: Observe, start: Start, window: Window, adjoint: AbstractAdjoint
-) -> tuple[PyTree, Neighbors]:
-    """What `observe` sees along a window (leading axis: moments, in order of time), and the neighbor list with flags.
+) -> tuple[PyTree, Flags]:
+    """What `observe` sees along a window (leading axis: moments, in order of time), and what became of the list.
 
-    Differentiable by the energy as `adjoint` does it. Where a flag of the list is set, all is to be thrown away.
+    Differentiable by the energy as `adjoint` does it.
 
     **Raises:** `ValueError` for a system with constraints.
     """
@@ -207,21 +228,10 @@ def follow(
         raise ValueError("Windows know no constraints: take them off with `constrain(system)`.")
     dt = window.timestep.astype(start.momenta.dtype)
     if not window.both_ways:
-        series, flags = adjoint.one_way(energy, observe, start, window, dt)
-        return series, _with_flags(start.neighbors, flags)
+        return adjoint.one_way(energy, observe, start, window, dt)
     ways, flags = lax.map(lambda dt: adjoint.one_way(energy, observe, start, window, dt), jnp.stack([-dt, dt]))
     series = jax.tree.map(lambda x: jnp.concatenate([x[0, :0:-1], x[1]]), ways)
-    return series, _with_flags(start.neighbors, _Flags(*(jnp.max(x, axis=0) for x in flags)))
-
-
-class _Flags(NamedTuple):
-    """What of a neighbor list outlives a block."""
-
-    overflow: Bool[Array, "*ways"]
-    stale: Bool[Array, "*ways"]
-    shrunk: Bool[Array, "*ways"]
-    needed: Int[Array, "*ways"]
-    crowd: Int[Array, "*ways"]
+    return series, Flags(*(jnp.max(x, axis=0) for x in flags))
 
 
 class _Floats(eqx.Module):
@@ -348,7 +358,7 @@ def _blocks(block: Callable, floats: _Floats, energy: AbstractEnergy, start: Sta
     return _joined(series, window), flags
 
 
-def _block(scheme, forces_of, energy, observe, start: Start, window: Window, phase, flags: _Flags) -> tuple:
+def _block(scheme, forces_of, energy, observe, start: Start, window: Window, phase, flags: Flags) -> tuple:
     """One block: the neighbor list where it begins, then moments and steps in turn."""
     system, masses = start.system, start.system.masses
     neighbors = _list_at(start.neighbors, flags, system, scheme.view(phase)[0])
@@ -458,21 +468,17 @@ def _block_back(grid: _Grid, learned, rest, observe, start: Start, window: Windo
     return phase, (bars.positions + bar, bars.momenta), _plus(gradient, slopes)
 
 
-def _list_at(neighbors: Neighbors, flags: _Flags, system: System, positions: Array) -> Neighbors:
+def _list_at(neighbors: Neighbors, flags: Flags, system: System, positions: Array) -> Neighbors:
     """A new list at these positions; nothing is differentiated through it."""
-    return rebuild(_with_flags(neighbors, flags), with_positions(system, lax.stop_gradient(positions)))
+    return rebuild(flagged(neighbors, flags), with_positions(system, lax.stop_gradient(positions)))
 
 
 def _used_up(neighbors: Neighbors, system: System, positions: Array) -> Bool[Array, ""]:
     return skin_used(neighbors, with_positions(system, lax.stop_gradient(positions))) > 1.0
 
 
-def _flags(neighbors: Neighbors) -> _Flags:
-    return _Flags(neighbors.overflow, neighbors.stale, neighbors.shrunk, neighbors.needed, neighbors.crowd)
-
-
-def _with_flags(neighbors: Neighbors, flags: _Flags) -> Neighbors:
-    return dataclasses.replace(neighbors, **flags._asdict())
+def _flags(neighbors: Neighbors) -> Flags:
+    return Flags(neighbors.overflow, neighbors.stale, neighbors.shrunk, neighbors.needed, neighbors.crowd)
 
 
 def _joined(series: PyTree, window: Window) -> PyTree:

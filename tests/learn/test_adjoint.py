@@ -46,8 +46,8 @@ def velocities(energy, graph, momenta, masses):
 def product(energy, start, timestep, adjoint):
     """Two products of velocities, at times on both sides of the start."""
     window = eqx.tree_at(lambda w: w.timestep, WINDOW, timestep)
-    v, neighbors = follow(energy, velocities, start, window, adjoint)
-    return jnp.sum(v[0] * v[-1]) + jnp.sum(v[9] * v[16]), neighbors.failed
+    v, flags = follow(energy, velocities, start, window, adjoint)
+    return jnp.sum(v[0] * v[-1]) + jnp.sum(v[9] * v[16]), flags.failed
 
 
 def of_phase_point(arguments, start, adjoint):
