@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxmlip import units
-from jaxmlip.energy import LennardJones
+from jaxmlip.energy import LennardJones, system_energies
 from jaxmlip.graph.neighbors import allocate
 from jaxmlip.learn.adjoint import (
     Checkpoint,
@@ -43,11 +43,15 @@ def velocities(energy, graph, momenta, masses):
     return momenta / masses[:, None]
 
 
+def velocities_and_energy(energy, graph, momenta, masses):
+    return velocities(energy, graph, momenta, masses), system_energies(energy, graph)[0]
+
+
 def product(energy, start, timestep, adjoint):
-    """Two products of velocities, at times on both sides of the start."""
+    """Two products of velocities, at times on both sides of the start, and an energy in between."""
     window = eqx.tree_at(lambda w: w.timestep, WINDOW, timestep)
-    v, flags = follow(energy, velocities, start, window, adjoint)
-    return jnp.sum(v[0] * v[-1]) + jnp.sum(v[9] * v[16]), flags.failed
+    (v, u), flags = follow(energy, velocities_and_energy, start, window, adjoint)
+    return jnp.sum(v[0] * v[-1]) + jnp.sum(v[9] * v[16]) + 0.1 * u[19], flags.failed
 
 
 def of_phase_point(arguments, start, adjoint):
@@ -95,14 +99,14 @@ def test_gradient_is_that_of_finite_differences(point, checkpointed):
 
 
 def test_scaling_of_energies_is_obeyed(point, checkpointed):
-    """epsilon -> c epsilon, p -> c^1/2 p, dt -> c^-1/2 dt leaves the path; products of velocities go with c."""
+    """epsilon -> c epsilon, p -> c^1/2 p, dt -> c^-1/2 dt leaves the path; energies and v v go with c."""
     value, (energy, _, momenta, timestep) = checkpointed
     euler = ENERGY.epsilon * energy.epsilon + 0.5 * jnp.sum(point[2] * momenta) - 0.5 * point[3] * timestep
     np.testing.assert_allclose(float(euler), float(value), rtol=1e-10)
 
 
 def test_scaling_of_lengths_is_obeyed(point, checkpointed):
-    """sigma, positions and dt times c leave the velocities."""
+    """sigma, positions and dt times c leave velocities and energies."""
     _, (energy, positions, _, timestep) = checkpointed
     terms = [ENERGY.sigma * energy.sigma, jnp.sum(point[1] * positions), point[3] * timestep]
     assert abs(float(sum(terms))) < 1e-10 * max(abs(float(x)) for x in terms)
