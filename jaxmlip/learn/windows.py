@@ -44,13 +44,14 @@ from jaxmlip.simulate.state import thermal_momenta, with_cell, without_drift
 from jaxmlip.system import System
 
 MOST_LYAPUNOV_TIMES = 4.0
+_STARTS_A_PATH = 10  # for liquid argon the noise of a start is 6 to 12 times that of a path
 
 
 class Starts(eqx.Module):
     """Phase points from which windows start: the frames of a mixture, with momenta.
 
-    `exponent` is the largest Lyapunov exponent [1/time unit] that was measured, NaN where none was asked for;
-    `neighbors` is a list with room for the windows.
+    `exponent` is the largest Lyapunov exponent [1/time unit]; `neighbors` is a list for the first start, enlarged where
+    windows need more.
     """
 
     mixture: Mixture
@@ -125,15 +126,16 @@ def window_expectation(
     r"""Means over windows of one dynamic observable, or of a dict or list of them, under `energy`.
 
     Differentiable by the energy: the gradient along the path is taken, by `adjoint` (`Checkpoint()`), through `paths`
-    of the windows, evenly chosen (`None`: all), that of the weights through all. `chunk` windows run at a time. Where a
-    neighbor list fails it is enlarged and the windows run again; inside another compiled function the result is NaN
-    instead.
+    of the windows, evenly chosen (`None`: a tenth of them, as this term has the least noise), that of the weights
+    through all. `chunk` windows run at a time. Where a neighbor list fails it is enlarged and the windows run again;
+    inside another compiled function the result is NaN instead.
 
     **Raises:** `ValueError` for windows that are too short for an observable, an energy that lacks what it needs.
     """
     parts, form = _parts(observables)
     _check(parts, energy, starts, paths)
-    values = _values(energy, parts, starts, adjoint or Checkpoint(), len(starts) if paths is None else paths, chunk)
+    paths = max(1, len(starts) // _STARTS_A_PATH) if paths is None else paths
+    values = _values(energy, parts, starts, adjoint or Checkpoint(), paths, chunk)
     changes, _ = evaluate(energy, (), starts.mixture.frames, chunk=chunk)
     weights = jax.nn.softmax(log_weights(changes, starts.mixture))
     means = jax.tree.map(lambda x: jnp.tensordot(weights.astype(x.dtype), x, axes=1), values)
@@ -155,11 +157,12 @@ def path_expectation(
 
     **Raises:** `ValueError` as `window_expectation`.
     """
-    times = float(starts.window.reach) * float(starts.exponent)
+    length = starts.window.reach * starts.exponent
+    times = "" if isinstance(length, Tracer) else f"of {float(length):.1f} Lyapunov times "
     warnings.warn(
-        f"This gradient follows paths of {times:.1f} Lyapunov times and leaves the starts where they are. For averages "
-        "at equilibrium it is biased (the pressure of liquid argon: by 40 to 80 %), and beyond five Lyapunov times it "
-        "is noise. `window_expectation` and `expectation` are right there.",
+        f"This gradient follows paths {times}and leaves the starts where they are. For averages at equilibrium it is "
+        "biased (the pressure of liquid argon: by 40 to 80 %), and beyond five Lyapunov times it is noise. "
+        "`window_expectation` and `expectation` are right there.",
         UserWarning,
         stacklevel=2,
     )
@@ -208,7 +211,7 @@ def window_gradient(
     """
     parts, form = _parts(observables)
     _check(parts, energy, starts)
-    cuts = _cuts(len(starts), blocks, len(starts) if paths is None else paths)
+    cuts = _cuts(len(starts), blocks, max(blocks, len(starts) // _STARTS_A_PATH) if paths is None else paths)
     used = np.concatenate([cut.all for cut in cuts])
     values, neighbors = _enlarged(energy, parts, starts, chunk)
     weights = _weights(energy, starts.mixture, used, chunk)

@@ -107,10 +107,10 @@ def test_errors_are_those_of_the_scatter(found, starts):
 def test_the_differentiable_mean_has_the_same_gradient_under_other_parameters(chunk):
     few, energy = starts_in_wells(32), springs(1.1)
     diffusion = Diffusion(lags=5)
-    expected = window_gradient(diffusion, energy, few, blocks=4)
+    expected = window_gradient(diffusion, energy, few, blocks=4, paths=32)
 
     def mean(energy):
-        return window_expectation({"D": diffusion}, energy, few, chunk=chunk)["D"]
+        return window_expectation({"D": diffusion}, energy, few, paths=32, chunk=chunk)["D"]
 
     slope = eqx.filter_value_and_grad(mean)
     value, gradient = (eqx.filter_jit(slope) if chunk > 1 else slope)(energy)
@@ -126,7 +126,7 @@ def test_weights_lead_to_other_parameters(starts):
 
 def test_the_path_alone_is_there_for_who_asks_and_warns():
     few = starts_in_wells(32)
-    expected = window_gradient(Diffusion(lags=5), springs(), few, blocks=4)
+    expected = window_gradient(Diffusion(lags=5), springs(), few, blocks=4, paths=32)
     with pytest.warns(UserWarning, match="biased"):
         gradient = eqx.filter_grad(lambda e: path_expectation(Diffusion(lags=5), e, few))(springs())
     np.testing.assert_allclose(float(gradient.stiffness), expected.path.stiffness, rtol=1e-9)
