@@ -25,12 +25,21 @@ def mean_squared_displacement(positions: Float[Array, "steps atoms 3"]) -> Float
     first = before[steps - lags]  # squares of the origins of each lag
     last = before[-1:] - before[lags]  # and of their ends
     pairs = (steps - lags).astype(x.dtype)[:, None]
-    return jnp.mean((first + last) / pairs - 2.0 * _autocorrelation(x), axis=1)
+    return jnp.mean((first + last) / pairs - 2.0 * autocorrelation(x), axis=1)
+
+
+def autocorrelation(x: Float[Array, "steps atoms 3"]) -> Float[Array, "steps atoms"]:
+    """Sum over components of x(t0) x(t0 + t), averaged over origins t0, for each lag t."""
+    steps = x.shape[0]
+    spectrum = jnp.fft.rfft(x, n=2 * steps, axis=0)
+    power = jnp.sum(jnp.real(spectrum * jnp.conj(spectrum)), axis=2)
+    sums = jnp.fft.irfft(power, n=2 * steps, axis=0)[:steps]
+    return sums / jnp.arange(steps, 0, -1).astype(x.dtype)[:, None]
 
 
 def velocity_autocorrelation(velocities: Float[Array, "steps atoms 3"]) -> Float[Array, "steps"]:
     r"""$\langle v_i(t_0) \cdot v_i(t_0 + t) \rangle$ over atoms and all origins, for each lag; not normalized."""
-    return jnp.mean(_autocorrelation(velocities), axis=1)
+    return jnp.mean(autocorrelation(velocities), axis=1)
 
 
 def diffusion_coefficient(
@@ -59,12 +68,3 @@ def green_kubo(
     values = np.asarray(values, np.float64)
     steps = 0.5 * (values[1:] + values[:-1]) * interval
     return np.concatenate([np.zeros_like(values[:1]), np.cumsum(steps, axis=0)])
-
-
-def _autocorrelation(x: Float[Array, "steps atoms 3"]) -> Float[Array, "steps atoms"]:
-    """Sum over components of x(t0) x(t0 + t), averaged over origins t0."""
-    steps = x.shape[0]
-    spectrum = jnp.fft.rfft(x, n=2 * steps, axis=0)
-    power = jnp.sum(jnp.real(spectrum * jnp.conj(spectrum)), axis=2)
-    sums = jnp.fft.irfft(power, n=2 * steps, axis=0)[:steps]
-    return sums / jnp.arange(steps, 0, -1).astype(x.dtype)[:, None]

@@ -16,6 +16,8 @@ from jaxmlip.simulate.frames import Frame as Frame
 from jaxmlip.simulate.frames import Writer as Writer
 from jaxmlip.simulate.guards import Guards as Guards
 from jaxmlip.simulate.integrator import AbstractIntegrator as AbstractIntegrator
+from jaxmlip.simulate.lyapunov import lyapunov as lyapunov
+from jaxmlip.simulate.lyapunov import lyapunov_time as lyapunov_time
 from jaxmlip.simulate.metadynamics import run_metadynamics as run_metadynamics
 from jaxmlip.simulate.metadynamics import with_energy as with_energy
 from jaxmlip.simulate.minimize import Relaxation as Relaxation
