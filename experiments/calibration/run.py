@@ -5,9 +5,13 @@ import dataclasses
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+if "--quick" in sys.argv:  # which compiles for most of its time, so with less optimisation
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import ase.build
 import jax

@@ -6,9 +6,13 @@ import json
 import os
 import platform
 import tempfile
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+if "--quick" in sys.argv:  # which compiles for most of its time, so with less optimisation
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import equinox as eqx
 import jax
@@ -327,8 +331,8 @@ def measure(parts: list[str], options: argparse.Namespace, before: dict) -> dict
     """The figures of each part; the rows of the dial are added to those that were there `before`."""
     result: dict = {}
     if "alike" in parts:
-        data = shaken(60 if options.quick else 450)
-        result |= homoscedastic(data, 200 if options.quick else 2500, 16 if options.quick else 32, options.quick)
+        data = shaken(48 if options.quick else 450)
+        result |= homoscedastic(data, 150 if options.quick else 2500, 16 if options.quick else 32, options.quick)
         print(json.dumps(result), flush=True)
     if "by_atom" in parts:
         found, noise = heteroscedastic(shaken(450), 2500)
