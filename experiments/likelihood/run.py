@@ -5,8 +5,8 @@ import dataclasses
 import json
 import os
 import platform
-import tempfile
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
