@@ -5,10 +5,14 @@ import dataclasses
 import json
 import os
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+if "--quick" in sys.argv:  # which compiles for most of its time, so with less optimisation
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import equinox as eqx
 import jax
@@ -284,12 +288,17 @@ def verdict(rows: list[dict], exact: dict) -> dict:
 
 def noise_figure(noise: np.ndarray) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, NullFormatter, StrMethodFormatter
 
     figure = Figure(figsize=(4.2, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.loglog(*(1e3 * noise), ".", ms=2, alpha=0.4, color="#1f5fa8")
     ends = 1e3 * np.array([noise[0].min(), noise[0].max()])
     axes.loglog(ends, ends, color="#6b7280", lw=1)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(FixedLocator([100, 200, 400, 800]))
+        axis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+        axis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="planted noise [meV/Å]", ylabel="predicted noise [meV/Å]", title="noise of the force on each atom")
     figure.savefig(HERE / "noise.png", dpi=110)
 
@@ -315,10 +324,12 @@ def dial_figure(rows: list[dict]) -> None:
             found = {b: [r[name] for r in here if r["balance"] == b and np.isfinite(r[name])] for b in balances}
             known = [b for b in balances if found[b]]
             axes.plot(known, [np.mean(found[b]) for b in known], "-", color=color, label=text)
-        axes.set_xlabel("forces  <  balance  >  energies")
+        axes.set_xlabel("forces < balance > energies", fontsize=8)
         axes.set_title(title, fontsize=9)
-        if name in ("energy_meV", "force_meV", "drift"):
+        if name in ("energy_meV", "force_meV"):
             axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0.0)
     figure.axes[0].legend(fontsize=7)
     figure.savefig(HERE / "dial.png", dpi=110)
 
@@ -327,8 +338,8 @@ def measure(parts: list[str], options: argparse.Namespace, before: dict) -> dict
     """The figures of each part; the rows of the dial are added to those that were there `before`."""
     result: dict = {}
     if "alike" in parts:
-        data = shaken(60 if options.quick else 450)
-        result |= homoscedastic(data, 200 if options.quick else 2500, 16 if options.quick else 32, options.quick)
+        data = shaken(48 if options.quick else 450)
+        result |= homoscedastic(data, 150 if options.quick else 2500, 16 if options.quick else 32, options.quick)
         print(json.dumps(result), flush=True)
     if "by_atom" in parts:
         found, noise = heteroscedastic(shaken(450), 2500)

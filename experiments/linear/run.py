@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int)
     options = parser.parse_args()
     elements = options.elements or (["Li"] if options.quick else list(CUTOFFS))
-    channels = options.channels or (24 if options.quick else 48)
+    channels = options.channels or (12 if options.quick else 48)
     found: dict = {}
     for element in elements:
         found |= measure(element, channels)
