@@ -170,9 +170,8 @@ class Forward(AbstractAdjoint):
 
         def along(direction):
             slopes = jax.jvp(function, (learned,), (restore(direction),))[1]
-            return sum(
-                jnp.sum(c * s) for c, s in zip(jax.tree.leaves(cotangents), jax.tree.leaves(slopes), strict=True)
-            )
+            pairs = zip(jax.tree.leaves(cotangents), jax.tree.leaves(slopes), strict=True)
+            return sum((jnp.sum(c * s) for c, s in pairs), jnp.zeros((), flat.dtype))
 
         return restore(jax.vmap(along)(jnp.eye(len(flat), dtype=flat.dtype)))
 

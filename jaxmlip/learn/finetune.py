@@ -5,12 +5,13 @@ about the parameters that the energy came with. One step is that of Gauss and Ne
 
 $\delta = -(J^T S^{-1} J + G + P)^{-1} (J^T S^{-1} r + g + P (\theta - \theta_0))$,
 
-by conjugate gradients, without a matrix: $J$ has a row for each observed value, by the estimator of its kind (implicit
-differentiation of ground states, reweighting of averages), $S$ is the covariance of the targets and of the sampling, $G$
-and $g$ are those of the labels. Observables thus move parameters mainly along what labels leave open.
+by conjugate gradients, without a matrix: $J$ has a row for each observed value, by the estimator of its kind
+(ground states by implicit differentiation, averages by reweighting), $S$ is the covariance of the targets and of the
+sampling, $G$ and $g$ are those of the labels. Observables thus
+move parameters mainly along what labels leave open.
 
-A step ends where the effective number of frames of any state point would fall below half; it is taken back and shortened
-where the likelihood falls, where a structure does not relax, or where the labels are given up.
+A step ends where the effective number of frames of any state point would fall below half; it is taken back and
+shortened where the likelihood falls, where a structure does not relax, or where the labels are given up.
 """
 
 from __future__ import annotations
@@ -275,7 +276,8 @@ class _Problem:
         for target in self.targets:
             if len(values[target.name]) != len(target.values):
                 raise UserError(
-                    f"Target {target.name} gives {len(target.values)} values, but its observable {len(values[target.name])}."
+                    f"Target {target.name} gives {len(target.values)} values, but its observable "
+                    f"{len(values[target.name])}."
                 )
         if not all(np.all(np.isfinite(v)) for v in values.values()):
             raise _Failed("a prediction is not finite")
@@ -295,7 +297,9 @@ class _Problem:
 
     def chi2(self, state: _State) -> float:
         """Of the fitted targets, their sum over all values, with the covariance of sampling."""
-        return float(sum(np.sum((_whitening(t, state) @ (state.values[t.name] - t.values)) ** 2) for t in self.fitted()))
+        return float(
+            sum(np.sum((_whitening(t, state) @ (state.values[t.name] - t.values)) ** 2) for t in self.fitted())
+        )
 
     def fitted(self) -> list[Target]:
         return [t for t in self.targets if not t.holdout]
@@ -381,7 +385,9 @@ class _Problem:
 
     def reach(self, state: _State, step: Float[Array, "parameters"]) -> list[float]:
         """How much of a step each state point allows."""
-        direction = eqx.combine(self.unravel(step), jax.tree.map(jnp.zeros_like, eqx.filter(self.fixed, eqx.is_inexact_array)))
+        direction = eqx.combine(
+            self.unravel(step), jax.tree.map(jnp.zeros_like, eqx.filter(self.fixed, eqx.is_inexact_array))
+        )
         energy = self.energy(state)
         return [float(max_step(energy, direction, m, ess=self.settings.ess)) for m in state.mixtures.values()]
 
@@ -395,7 +401,7 @@ class _Problem:
                 total = total + ravel_pytree(labels.curvature(self.replay, params, self.fixed, self.unravel(v)))[0]
             return total
 
-        inner = jnp.eye(len(jacobian), dtype=jacobian.dtype) + (jacobian / self.prior) @ jacobian.T
+        inner = jnp.eye(len(jacobian), dtype=jacobian.dtype) + (jacobian / self.prior[None]) @ jacobian.T
         factor = linalg.cho_factor(np.asarray(inner, float), lower=True)
 
         def precondition(v):

@@ -112,7 +112,7 @@ class Vacancy:
 
 @dataclasses.dataclass(frozen=True)
 class Quantity:
-    """A function of the energy and of the stationary points of some structures; `dimension` is one of those of `UNITS`."""
+    """A function of the energy and of the stationary points of some structures; `dimension` is one of `UNITS`."""
 
     function: Callable[..., Array]
     dimension: str
@@ -149,7 +149,9 @@ def elastic_constant(*indices: str) -> Quantity:
         dtype = point.system.positions.dtype
         ones = jnp.eye(6, dtype=dtype)
         sums = jnp.stack([ones[a] + ones[b] for a, b in pairs])
-        found = stiffness_along(energy, point, jnp.concatenate([sums, *(ones[[a]] for pair in pairs for a in pair)]))
+        found = stiffness_along(
+            energy, point, jnp.concatenate([sums, *(ones[a][None] for pair in pairs for a in pair)])
+        )
         both, each = found[: len(pairs)], found[len(pairs) :].reshape(-1, 2)
         mixed = 0.5 * (both - each[:, 0] - each[:, 1])
         return jnp.mean(mixed)
@@ -200,7 +202,8 @@ class Target:
         if asked is not None and asked != dimension:
             fitting = ", ".join(name for name, (_, d) in UNITS.items() if d == asked)
             raise UserError(
-                f"Target {self.name}: {self.unit} measures {dimension}, but the observable is of {asked}; take one of {fitting}."
+                f"Target {self.name}: {self.unit} measures {dimension}, but the observable is of {asked}; take one of "
+                f"{fitting}."
             )
         if self.uncertainty is None:
             raise UserError(
@@ -210,15 +213,15 @@ class Target:
         values, uncertainty = np.size(self.value), np.asarray(self.uncertainty, float)
         if uncertainty.ndim > 2 or (uncertainty.ndim and uncertainty.shape not in ((values,), (values, values))):
             raise UserError(
-                f"Target {self.name}: {values} values need one uncertainty, {values}, or a covariance of {values} x {values}; "
-                f"got the shape {uncertainty.shape}."
+                f"Target {self.name}: {values} values need one uncertainty, {values}, or a covariance of "
+                f"{values} x {values}; got the shape {uncertainty.shape}."
             )
         try:
             self.whitening()
         except (linalg.LinAlgError, ValueError):
             raise UserError(
-                f"Target {self.name}: the uncertainty must be finite and positive (a covariance positive definite); got "
-                f"{self.uncertainty}."
+                f"Target {self.name}: the uncertainty must be finite and positive (a covariance positive definite); "
+                f"got {self.uncertainty}."
             ) from None
         if not np.all(np.isfinite(np.asarray(self.value, float))):
             raise UserError(f"Target {self.name}: the value must be finite; got {self.value}.")

@@ -35,8 +35,9 @@ from jaxmlip.learn.adjoint import (
     flagged,
     follow,
 )
+from jaxmlip.learn.frames import Frames, frame_graph
 from jaxmlip.learn.reweight import Mixture, evaluate, log_weights, mix
-from jaxmlip.learn.sampler import Frames, Samples, frame_graph
+from jaxmlip.learn.sampler import Samples
 from jaxmlip.observables.correlations import AbstractDynamic
 from jaxmlip.simulate.lyapunov import lyapunov, lyapunov_time
 from jaxmlip.simulate.nve import NVE

@@ -81,8 +81,8 @@ def elastic_constants(energy: AbstractEnergy, point: StationaryPoint) -> Elastic
 def stiffness_along(
     energy: AbstractEnergy, point: StationaryPoint, strains: Float[Array, "strains 6"]
 ) -> Float[Array, "strains"]:
-    r"""$s^T C s$ [eV/Å³] with relaxed ions for each strain $s$ (Voigt, engineering shears), at a point whose cell relaxed
-    without pressure.
+    r"""$s^T C s$ [eV/Å³] with relaxed ions for each strain $s$ (Voigt, engineering shears), at a point whose cell
+    relaxed without pressure.
 
     As ions follow a strain they minimize this number, so its gradient needs no derivative of how they follow: one
     backward pass through a second directional derivative, which compiles in a fraction of the time that
