@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from jaxmlip.energy import AbstractEnergy
-from jaxmlip.learn.diagnostics import sigmas
+from jaxmlip.learn.diagnostics import along, sigmas
 from jaxmlip.observables.statistics import Estimate
 
 
@@ -59,9 +59,9 @@ def check_gradient(
         raise ValueError("`gradient` must return the gradient of one replica at least; got none.")
     checks = []
     for index, (name, direction) in enumerate(chosen.items()):
-        along = np.array([_inner(g, direction) for g in found])
-        error = float(along.std(ddof=1) / np.sqrt(len(along))) if len(along) > 1 else 0.0
-        mine = Estimate(float(along.mean()), error)
+        slopes = np.array([along(g, direction) for g in found])
+        error = float(slopes.std(ddof=1) / np.sqrt(len(slopes))) if len(slopes) > 1 else 0.0
+        mine = Estimate(float(slopes.mean()), error)
         ends = []
         for side in (1, -1):
             draw = jax.random.fold_in(key, 2 * index + (side > 0))
@@ -106,10 +106,3 @@ def _sizes(x: jax.Array) -> jax.Array:
     size = abs(x)
     typical = size.mean()
     return jax.numpy.where(size > 0, size, jax.numpy.where(typical > 0, typical, jax.numpy.ones_like(typical)))
-
-
-def _inner(gradient: PyTree, direction: PyTree) -> float:
-    parts = jax.tree.map(
-        lambda g, d: np.sum(np.asarray(g, np.float64) * np.asarray(d, np.float64)), gradient, direction
-    )
-    return float(sum(jax.tree.leaves(parts)))

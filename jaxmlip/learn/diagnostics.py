@@ -100,10 +100,17 @@ class Linearity(NamedTuple):
 
 def linearity(gradient: PyTree, step: PyTree, before: Estimate, after: Estimate) -> Linearity:
     """What a gradient said that a `step` of the parameters would change, and what it did, from independent samples."""
-    products = jax.tree.map(lambda g, s: np.sum(np.asarray(g, np.float64) * np.asarray(s, np.float64)), gradient, step)
-    predicted = float(sum(jax.tree.leaves(products)))
+    predicted = along(gradient, step)
     realised = Estimate(after.value - before.value, float(np.hypot(after.stderr, before.stderr)))
     return Linearity(predicted, realised, sigmas(predicted - realised.value, realised.stderr))
+
+
+def along(gradient: PyTree, direction: PyTree) -> float:
+    """The derivative along a direction, in float64."""
+    pairs = jax.tree.map(
+        lambda g, d: np.sum(np.asarray(g, np.float64) * np.asarray(d, np.float64)), gradient, direction
+    )
+    return float(sum(jax.tree.leaves(pairs)))
 
 
 def sigmas(difference: float, stderr: float) -> float:

@@ -7,8 +7,7 @@ $\delta = -(J^T S^{-1} J + G + P)^{-1} (J^T S^{-1} r + g + P (\theta - \theta_0)
 
 by conjugate gradients, without a matrix: $J$ has a row for each observed value, by the estimator of its kind
 (ground states by implicit differentiation, averages by reweighting), $S$ is the covariance of the targets and of the
-sampling, $G$ and $g$ are those of the labels. Observables thus
-move parameters mainly along what labels leave open.
+sampling, $G$ and $g$ are those of the labels. Observables thus move parameters mainly along what labels leave open.
 
 A step ends where the effective number of frames of any state point would fall below half; it is taken back and
 shortened where the likelihood falls, where a structure does not relax, or where the labels are given up.
@@ -27,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray
 from scipy import linalg
 
 from jaxmlip.compilation import Compiled
@@ -35,11 +34,12 @@ from jaxmlip.energy import AbstractEnergy
 from jaxmlip.errors import UserError
 from jaxmlip.learn import replay as labels
 from jaxmlip.learn.diagnostics import estimate, rhats
+from jaxmlip.learn.mixture import Mixture, mix
 from jaxmlip.learn.progress import Progress
 from jaxmlip.learn.replay import Replay
-from jaxmlip.learn.reweight import Mixture, expectation, max_step, mix, reweight
+from jaxmlip.learn.reweight import expectation, max_step, reweight
 from jaxmlip.learn.sampler import Samples, StatePoint, sample
-from jaxmlip.learn.step import Trainable
+from jaxmlip.learn.step import Trainable, is_parameter
 from jaxmlip.learn.targets import Target, Vacancy, check_targets
 from jaxmlip.observables.static import AbstractStatic
 from jaxmlip.properties import StationaryPoint, follow
@@ -184,7 +184,8 @@ class _Problem:
     def __init__(self, energy, targets, replay, settings, trainable):
         self.targets, self.replay, self.settings = targets, replay, settings
         chosen = jax.tree_util.tree_map_with_path(
-            lambda path, x: _trains(x) and (trainable is None or bool(trainable(jax.tree_util.keystr(path), x))), energy
+            lambda path, x: is_parameter(x) and (trainable is None or bool(trainable(jax.tree_util.keystr(path), x))),
+            energy,
         )
         self.given, self.fixed = eqx.partition(energy, chosen)
         if not jax.tree.leaves(self.given):
@@ -223,7 +224,6 @@ class _Problem:
                 made = sample(energy, longer, key=here, states=kept[-1].states if kept else None)
                 self.check_health(point, made)
                 kept = (*kept, made)[-self.settings.keep :]
-                mixture = mix(kept, reach=_reach(observables))
                 worst = rhats(observables, energy, mix((made,), reach=_reach(observables)))
                 name = max(worst, key=lambda n: worst[n])
                 if not worst[name] > self.settings.rhat:
@@ -235,7 +235,7 @@ class _Problem:
                     )
                 longer = dataclasses.replace(longer, frames=2 * longer.frames)
                 key, here = jax.random.split(key)
-            samples[point], mixtures[point] = kept, mixture
+            samples[point], mixtures[point] = kept, mix(kept, reach=_reach(observables))
         return state._replace(samples=samples, mixtures=mixtures, key=key)
 
     def check_health(self, point: StatePoint, made: Samples) -> None:
@@ -281,7 +281,7 @@ class _Problem:
                 )
         if not all(np.all(np.isfinite(v)) for v in values.values()):
             raise _Failed("a prediction is not finite")
-        chi2 = 0.0 if self.replay is None else float(_label_chi2(self.replay, self.unravel(params), self.fixed))
+        chi2 = 0.0 if self.replay is None else float(labels.chi_square(self.replay, self.unravel(params), self.fixed))
         return state._replace(params=params, points=points, values=values, errors=errors, label_chi2=chi2)
 
     def ground(self, fitted: bool = False) -> list[Target]:
@@ -310,7 +310,7 @@ class _Problem:
 
     def rows(self, state: _State) -> dict[str, Float[Array, "values parameters"]]:
         """Derivatives of all fitted values by the parameters."""
-        energy, found = self.unravel(state.params), {}
+        found = {}
         for place in self.places:
             if not isinstance(place, StatePoint):
                 continue
@@ -323,9 +323,10 @@ class _Problem:
             here = [t for t in ground if t.places == places]
             points = [state.points[p] for p in places]
             moving = tuple(not isinstance(p, Vacancy) for p in places)
-            many = _ground_rows(state.params, self.unravel, self.fixed, points, [t.observable for t in here], moving)
+            many = _ground_rows(
+                state.params, self.unravel, self.fixed, points, tuple(t.observable for t in here), moving
+            )
             found |= {t.name: row.reshape(-1, len(state.params)) for t, row in zip(here, many, strict=True)}
-        del energy
         return found
 
     def update(self, state: _State) -> tuple[_State, dict[str, Any]]:
@@ -426,22 +427,14 @@ class _Problem:
 
 
 @Compiled
-def _label_chi2(replay: Replay, params: PyTree, fixed: PyTree) -> Array:
-    return labels.chi_square(replay, params, fixed)
-
-
-@Compiled
 def _values(energy: AbstractEnergy, points: list[StationaryPoint], target: Any) -> Array:
     return target.observable(energy, *points)
 
 
+@Compiled
 def _ground_rows(params, unravel, fixed, points, observables, moving) -> list[Array]:
     """Derivatives of quantities of the same structures, in one program."""
-    return _ground_program(params, fixed, points, unravel, tuple(observables), moving)
 
-
-@Compiled
-def _ground_program(params, fixed, points, unravel, observables, moving):
     def values(params):
         energy = eqx.combine(unravel(params), fixed)
         there = [follow(energy, p) if free else p for p, free in zip(points, moving, strict=True)]
@@ -472,10 +465,6 @@ def _ordered(targets: Sequence[Target]) -> list[Any]:
             places[place.crystal] = None
         places[place] = None
     return list(places)
-
-
-def _trains(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def _size(x: Array) -> float:

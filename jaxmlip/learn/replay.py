@@ -65,6 +65,7 @@ def make_replay(
     return Replay(stacked, size, jnp.asarray(weight, dtype))
 
 
+@Compiled
 def chi_square(replay: Replay, params: PyTree, fixed: PyTree) -> Float[Array, ""]:
     """Of all labels, times the weight."""
 

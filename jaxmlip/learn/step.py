@@ -55,8 +55,8 @@ def init(
 
     def trains(path, leaf):
         if trainable is None:
-            return _is_parameter(leaf) and id(leaf) not in given
-        return _is_parameter(leaf) and bool(trainable(jax.tree_util.keystr(path), leaf))
+            return is_parameter(leaf) and id(leaf) not in given
+        return is_parameter(leaf) and bool(trainable(jax.tree_util.keystr(path), leaf))
 
     given = given_leaves(energy)
     chosen = jax.tree_util.tree_map_with_path(trains, energy)
@@ -95,6 +95,6 @@ def step(
 compiled_step = eqx.filter_jit(step, donate="all-except-first")
 
 
-def _is_parameter(leaf: Any) -> bool:
+def is_parameter(leaf: Any) -> bool:
     """NumPy arrays are constants of a model; JAX arrays of floats are its parameters."""
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -25,7 +24,7 @@ from jaxmlip.energy import AbstractEnergy, system_energies
 from jaxmlip.graph.lattice import product
 from jaxmlip.graph.neighbors import to_graph
 from jaxmlip.properties.linear import matrix_of, solve
-from jaxmlip.properties.stationary import StationaryPoint, mobile
+from jaxmlip.properties.stationary import StationaryPoint, constant, mobile
 from jaxmlip.properties.strain import from_voigt, strained, to_voigt
 from jaxmlip.simulate.state import with_positions
 
@@ -92,9 +91,7 @@ def stiffness_along(
     """
     if not point.cell:
         raise ValueError("Stiffness along a strain is that of a cell that relaxed: `relax` with `cell=True`.")
-    held_energy, held = (
-        jax.tree.map(lambda x: lax.stop_gradient(x) if eqx.is_inexact_array(x) else x, tree) for tree in (energy, point)
-    )
+    held_energy, held = constant((energy, point))
     motion = mobile(held)
 
     def energy_at(energy, system, z):

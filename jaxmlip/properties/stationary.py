@@ -168,7 +168,7 @@ def follow(energy: AbstractEnergy, point: StationaryPoint) -> StationaryPoint:
     `point.dense` coordinates linear systems are solved by MINRES, and the two are found from 40 steps of Lanczos'
     method.
     """
-    z, matrix, residual, found = _newton(*_constant((energy, point)))
+    z, matrix, residual, found = _newton(*constant((energy, point)))
     problem = _Problem(energy, point)
 
     def tangent(linear, right):
@@ -182,7 +182,7 @@ def follow(energy: AbstractEnergy, point: StationaryPoint) -> StationaryPoint:
 
     z = lax.custom_root(problem.equations(), z, lambda _, root: root, tangent)
     system = problem.moved(z)
-    neighbors = check(*_constant((point.neighbors, system)))
+    neighbors = check(*constant((point.neighbors, system)))
     converged = (residual <= point.tolerance) & ~neighbors.failed
     changes = (system, problem.energy_at(system), residual, found.condition, found.negative, converged, neighbors)
     return eqx.tree_at(
@@ -266,7 +266,7 @@ def _newton(energy: AbstractEnergy, point: StationaryPoint) -> tuple[Array, Arra
     return z, matrix, residual, estimate_spectrum(lambda v: problem.motion.project(linear(v)), start)
 
 
-def _constant(tree: Any) -> Any:
+def constant(tree: Any) -> Any:
     """The same numbers, without derivatives."""
     return jax.tree.map(lambda x: lax.stop_gradient(x) if eqx.is_inexact_array(x) else x, tree)
 
