@@ -55,7 +55,7 @@ def crystal(lattice: float) -> Record:
 
 
 def lattice_constant(sampler: Sampler) -> float:
-    """The lattice constant [Å] without pressure, by bisection; NaN where there is none within 6 % of the right one."""
+    """The lattice constant [Å] without pressure; NaN where there is none within 6 % of the right one."""
 
     def pull(a: float) -> float:
         return float(np.trace(sampler(crystal(a))[2]))
@@ -63,10 +63,7 @@ def lattice_constant(sampler: Sampler) -> float:
     low, high = 0.94 * LATTICE, 1.06 * LATTICE
     if not pull(low) < 0.0 < pull(high):
         return float("nan")
-    for _ in range(30):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if pull(middle) < 0.0 else (low, middle)
-    return 0.5 * (low + high)
+    return float(optimize.brentq(pull, low, high, xtol=1e-9))
 
 
 def elastic(sampler: Sampler, lattice: float) -> tuple[float, float, float]:

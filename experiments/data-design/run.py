@@ -1,6 +1,7 @@
 """Is a designed training set worth more than molecular dynamics alone, label for label? See README.md."""
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -46,9 +47,11 @@ def frames_of(variant: str, energy, budget: int, seed: int, kept: dict, options)
     plan = VARIANTS[variant]
     if plan is None:
         if seed not in kept:
-            kept[seed] = of_dynamics(energy, max(options.budgets), seed, 0.03 if options.quick else 0.1)
+            kept[seed] = of_dynamics(energy, max(options.budgets), seed, *((0.01, 3) if options.quick else ()))
         return part_of_dynamics(kept[seed], budget)
-    return designed(None if variant == "no_sampler" or options.quick else energy, budget, seed, plan)
+    if options.quick:
+        return designed(None, budget, seed, dataclasses.replace(plan, selection="random"))
+    return designed(None if variant == "no_sampler" else energy, budget, seed, plan)
 
 
 def judged(fitted, energy, true: Properties, tests: dict[str, Dataset], options) -> dict:
@@ -130,7 +133,7 @@ def _short(x: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one small budget, no sampler, 0.2 ps of dynamics")
+    parser.add_argument("--quick", action="store_true", help="12 labels, taken at random, no sampler, short dynamics")
     parser.add_argument("--budgets", nargs="+", type=int, default=list(BUDGETS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=["md", "designed"])
@@ -141,7 +144,7 @@ def main() -> None:
     parser.add_argument("--kept", type=Path, help="file with finished runs, to go on where it was stopped")
     options = parser.parse_args()
     if options.quick:
-        options.budgets, options.seeds, options.variants, options.channels = [25], 1, ["md", "designed"], 4
+        options.budgets, options.seeds, options.variants, options.channels = [12], 1, ["md", "designed"], 2
         options.runs, options.steps, options.tests = 1, 100, 2
     energy = truth()
     groups = for_testing(energy, options.tests, dynamics=not options.quick)

@@ -18,7 +18,6 @@ from jaxmlip.learn.plan import Plan
 from jaxmlip.learn.sampling import Sampler, downhill, ladder, md_frames
 
 LATTICE = 5.431  # Å
-TEMPERATURES = np.linspace(300.0, 2000.0, 6)  # K, of the sets of dynamics alone
 _BASIS = np.array([[0, 0, 0], [0, 2, 2], [2, 0, 2], [2, 2, 0], [1, 1, 1], [1, 3, 3], [3, 1, 3], [3, 3, 1]]) / 4.0
 _PARAMETERS = "Si Si Si 2.1683 2.0951 1.80 21.0 1.20 -0.333333333333 7.049556277 0.6022245584 4.0 0.0 0.0\n"
 
@@ -52,11 +51,13 @@ def labelled(records: list[Record], energy: AbstractEnergy) -> Dataset:
     return Dataset(made)
 
 
-def of_dynamics(energy: AbstractEnergy, most: int, seed: int, every: float = 0.1) -> list[Record]:
-    """At least `most` frames of 64 atoms at constant volume, `every` [ps] from each other after five times that, each
-    sixth at one temperature."""
+def of_dynamics(
+    energy: AbstractEnergy, most: int, seed: int, every: float = 0.1, temperatures: int = 6
+) -> list[Record]:
+    """At least `most` frames of 64 atoms at constant volume, `every` [ps] from each other after five times that, as
+    many at each of the `temperatures`, which go from 300 to 2000 K."""
     cell = supercell(diamond(), 64)
-    each = -(-most // len(TEMPERATURES))
+    each = -(-most // temperatures)
     runs = [
         md_frames(
             energy,
@@ -68,7 +69,7 @@ def of_dynamics(energy: AbstractEnergy, most: int, seed: int, every: float = 0.1
             every=every,
             equilibration=5.0 * every,
         )
-        for k, t in enumerate(TEMPERATURES)
+        for k, t in enumerate(np.linspace(300.0, 2000.0, temperatures))
     ]
     return [run[i] for i in range(each) for run in runs]
 

@@ -164,11 +164,13 @@ def _chosen(
             f"There are {len(flat)} distinct sound candidates for a budget of {budget} labels: raise "
             "`plan.candidates`, or allow more kinds.\n" + "\n".join(notices)
         )
-    rows = environments(
-        [r for _, r in flat],
-        descriptor_model(sources.elements),
-        progress=None if progress is None else lambda done, total: progress(done, total, "descriptors"),
-    )
+    rows = []
+    if selection != "random":
+        rows = environments(
+            [r for _, r in flat],
+            descriptor_model(sources.elements),
+            progress=None if progress is None else lambda done, total: progress(done, total, "descriptors"),
+        )
     choose = _chooser(selection, rows, sources.rng)
     taken: list[int] = []
     for name in asked:
