@@ -1,5 +1,6 @@
 """Learning: losses, training, evaluation and checkpoints, for any energy."""
 
+from jaxmlip.learn.adjoint import Window as Window
 from jaxmlip.learn.check_gradient import check_gradient as check_gradient
 from jaxmlip.learn.cleaning import Suspects as Suspects
 from jaxmlip.learn.cleaning import find_suspects as find_suspects
@@ -9,6 +10,12 @@ from jaxmlip.learn.diagnostics import linearity as linearity
 from jaxmlip.learn.diagnostics import rhats as rhats
 from jaxmlip.learn.evaluate import Report as Report
 from jaxmlip.learn.evaluate import evaluate as evaluate
+from jaxmlip.learn.finetune import Finetuned as Finetuned
+from jaxmlip.learn.finetune import FinetuneSettings as FinetuneSettings
+from jaxmlip.learn.finetune import finetune as finetune
+from jaxmlip.learn.free_energies import bennett as bennett
+from jaxmlip.learn.free_energies import free_energy as free_energy
+from jaxmlip.learn.free_energies import melting_temperature as melting_temperature
 from jaxmlip.learn.linear import LinearFit as LinearFit
 from jaxmlip.learn.linear import fit_linear as fit_linear
 from jaxmlip.learn.loss import Loss as Loss
@@ -19,6 +26,8 @@ from jaxmlip.learn.noise import Likelihood as Likelihood
 from jaxmlip.learn.noise import find_noise as find_noise
 from jaxmlip.learn.noise import predict_noise as predict_noise
 from jaxmlip.learn.noise import read_noise as read_noise
+from jaxmlip.learn.replay import Replay as Replay
+from jaxmlip.learn.replay import make_replay as make_replay
 from jaxmlip.learn.reweight import expectation as expectation
 from jaxmlip.learn.reweight import max_step as max_step
 from jaxmlip.learn.reweight import refresh as refresh
@@ -34,6 +43,12 @@ from jaxmlip.learn.step import Problem as Problem
 from jaxmlip.learn.step import TrainState as TrainState
 from jaxmlip.learn.step import init as init
 from jaxmlip.learn.step import step as step
+from jaxmlip.learn.targets import Structure as Structure
+from jaxmlip.learn.targets import Target as Target
+from jaxmlip.learn.targets import Vacancy as Vacancy
 from jaxmlip.learn.train import FitResult as FitResult
 from jaxmlip.learn.train import best_energy as best_energy
 from jaxmlip.learn.train import fit as fit
+from jaxmlip.learn.windows import make_starts as make_starts
+from jaxmlip.learn.windows import window_gradient as window_gradient
+from jaxmlip.learn.windows import window_values as window_values

@@ -226,9 +226,12 @@ def _searched(energy, neighbors: Neighbors, system, positions, cells) -> tuple[N
 
 def compiled(function, *args):
     """A compiled call; within another compiled function, the function itself."""
-    if any(isinstance(x, Tracer) for x in jax.tree.leaves(args)):
-        return function(*args)
-    return _PROGRAMS[function](*args)
+    return function(*args) if traced(args) else _PROGRAMS[function](*args)
+
+
+def traced(tree: PyTree) -> bool:
+    """Whether this is within a transformation, so that numbers are not known yet."""
+    return any(isinstance(x, Tracer) for x in jax.tree.leaves(tree))
 
 
 _PROGRAMS = {function: Compiled(function) for function in (_forward, _backward, _along)}

@@ -35,7 +35,7 @@ from jaxmlip.learn.adjoint import (
     flagged,
     follow,
 )
-from jaxmlip.learn.frames import Frames, frame_graph
+from jaxmlip.learn.frames import Frames, frame_graph, traced
 from jaxmlip.learn.reweight import Mixture, evaluate, log_weights, mix
 from jaxmlip.learn.sampler import Samples
 from jaxmlip.observables.correlations import AbstractDynamic
@@ -293,7 +293,7 @@ def _values_bwd(neighbors, cotangents, perturbed, energy, parts, starts, adjoint
 
 def _whole(energy, parts, starts: Starts, chunk: int) -> tuple[list[PyTree], Neighbors]:
     """Values of all windows and the neighbor list that served; NaN where it failed and cannot be enlarged."""
-    if not _traced((energy, parts, starts)):
+    if not traced((energy, parts, starts)):
         return _enlarged(energy, parts, starts, chunk)
     values, flags = _forward(energy, parts, starts, starts.neighbors, chunk)
     return jax.tree.map(lambda x: jnp.where(flags.failed, jnp.asarray(jnp.nan, x.dtype), x), values), starts.neighbors
@@ -449,13 +449,9 @@ def _system(frames: Frames, index: int) -> System:
     return with_cell(frames.system, frames.positions[index], frames.cells[index])
 
 
-def _traced(tree: PyTree) -> bool:
-    return any(isinstance(x, Tracer) for x in jax.tree.leaves(tree))
-
-
 def _compiled(function: Callable, *args: Any) -> Any:
     """A compiled call; within another compiled function, the function itself."""
-    return function(*args) if _traced(args) else _PROGRAMS[function](*args)
+    return function(*args) if traced(args) else _PROGRAMS[function](*args)
 
 
 _PROGRAMS = {function: Compiled(function) for function in (_forward, _pulled, _weighted_slopes)}
