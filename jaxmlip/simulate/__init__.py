@@ -5,6 +5,9 @@ from jaxmlip.simulate.berendsen import BerendsenNPT as BerendsenNPT
 from jaxmlip.simulate.brownian import Brownian as Brownian
 from jaxmlip.simulate.checkpoint import load_state as load_state
 from jaxmlip.simulate.checkpoint import save_state as save_state
+from jaxmlip.simulate.coexistence import Coexistence as Coexistence
+from jaxmlip.simulate.coexistence import CoexistenceSettings as CoexistenceSettings
+from jaxmlip.simulate.coexistence import coexistence as coexistence
 from jaxmlip.simulate.constraints import Constraints as Constraints
 from jaxmlip.simulate.constraints import constrain as constrain
 from jaxmlip.simulate.csvr import CSVR as CSVR

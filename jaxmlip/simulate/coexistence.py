@@ -1,0 +1,169 @@
+"""The melting temperature from a crystal and its melt side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jaxmlip import units
+from jaxmlip.energy import AbstractEnergy
+from jaxmlip.graph.lattice import product, reciprocal
+from jaxmlip.observables.statistics import Estimate, average
+from jaxmlip.observables.structure import structure_factor, wave_indices
+from jaxmlip.observables.thermo import temperature as temperature_of
+from jaxmlip.simulate.constraints import constrain
+from jaxmlip.simulate.mtk import MTK
+from jaxmlip.simulate.npt import NPT
+from jaxmlip.simulate.nvt import Langevin
+from jaxmlip.simulate.run import run
+from jaxmlip.simulate.state import State
+from jaxmlip.system import System
+
+_SHORTEST_WAVE = 1.0  # Å
+_IN_PHASE = 0.9
+_LEAST = 0.08  # of either phase, at the end
+
+
+@dataclasses.dataclass(frozen=True)
+class CoexistenceSettings:
+    """How a crystal is molten by half, and for how long both are watched.
+
+    `temperature` [K] is a guess, `pressure` [eV/Å³] what the melting temperature is for, `melt` [K] where half of the
+    atoms melt (three times the guess). Of `timestep` [`2 * units.fs`] there are `prepare` steps for each of warming the
+    crystal, melting, cooling to the guess and relaxing the cell, then `steps` at constant enthalpy, recorded `every` so
+    many, of which the second half counts. `friction` [1/time] and `barostat_period` [time] are those of `NPT`.
+    """
+
+    temperature: float
+    pressure: float = 0.0
+    melt: float | None = None
+    timestep: float = 2.0 * units.fs
+    prepare: int = 3000
+    steps: int = 40_000
+    every: int = 20
+    friction: float = 1.0 / units.ps
+    barostat_period: float = 1.0 * units.ps
+    compressibility: float = 0.02 / units.GPa
+
+    def __post_init__(self):
+        if self.melt is not None and not self.melt > self.temperature:
+            raise ValueError(f"`melt` must lie above the temperature {self.temperature} K; got {self.melt}.")
+        if min(self.prepare, self.every) < 1 or self.steps < 40 * self.every:
+            raise ValueError(
+                f"`prepare` and `every` must be at least 1, `steps` 40 times `every`; got {self.prepare}, "
+                f"{self.every}, {self.steps}."
+            )
+
+
+class Coexistence(NamedTuple):
+    """The melting `temperature` [K] with its standard error, and what it was read off: temperatures [K] and the part
+    that is crystalline, at each record, and the last state."""
+
+    temperature: Estimate
+    temperatures: Float[np.ndarray, "records"]
+    crystalline: Float[np.ndarray, "records"]
+    state: State
+
+
+def coexistence(
+    energy: AbstractEnergy, crystal: System, settings: CoexistenceSettings, *, key: PRNGKeyArray
+) -> Coexistence:
+    """Melt one half of a long `crystal` and let both halves find their temperature, at constant enthalpy and pressure.
+
+    The crystal melts or freezes until the heat that this takes has brought the temperature to that of melting. It
+    should be about twice as long as wide; crystallinity is the amplitude of a Bragg wave across, over that of the whole
+    crystal. The fewer atoms, the longer it takes: watch whether temperatures from guesses on either side meet.
+
+    **Raises:** `ValueError` where one phase takes all, or the crystal has no Bragg wave across its length.
+
+    **Reference:** Morris, Wang, Ho & Chan, Phys. Rev. B 49, 3109 (1994), doi:10.1103/PhysRevB.49.3109.
+    """
+    lengths = np.linalg.norm(np.asarray(crystal.cell), axis=1)
+    along = int(np.argmax(lengths))
+    watch = _Watch(jnp.asarray(_bragg_wave(crystal, along)))
+    keys = jax.random.split(key, 4)
+    warm, steps = _dynamics(settings), {"steps": settings.prepare, "every": max(1, settings.prepare // 50)}
+    state = warm.init(energy, crystal, key=keys[0])
+    state, (_, order) = run(warm, energy, state, **steps, observe=watch)
+    whole = float(order[len(order) // 2 :].mean())
+    system = _half_molten(energy, state.system, along, settings, keys[1])
+    state, _ = run(warm, energy, warm.init(energy, system, key=keys[2]), **steps, observe=watch)
+    still = _without_bath(settings)
+    state = still.init(energy, state.system, key=keys[3], momenta=state.momenta)
+    state, found = run(still, energy, state, steps=settings.steps, every=settings.every, observe=watch)
+    kelvin, order = (np.asarray(x, np.float64) for x in found)
+    crystalline = order / whole
+    end = float(crystalline[-(len(order) // 10) :].mean())
+    if not _LEAST < end < 1.0 - _LEAST:
+        what, how = ("molten", "lower") if end < 0.5 else ("frozen", "raise")
+        raise ValueError(
+            f"All has {what} from a guess of {settings.temperature:g} K (crystalline to {end:.0%} at the end, "
+            f"{kelvin[len(kelvin) // 2 :].mean():.0f} K): {how} `temperature`, or take a longer crystal."
+        )
+    return Coexistence(average(kelvin[len(kelvin) // 2 :]), kelvin, crystalline, state)
+
+
+class _Watch(eqx.Module):
+    """Temperature [K], and the amplitude of a Bragg wave for each atom."""
+
+    wave: Int[Array, "1 3"]
+
+    def __call__(self, state: State) -> tuple[Array, Array]:
+        system = state.system
+        kelvin = temperature_of(state.momenta, system.masses, 3 * len(system.numbers) - 3)
+        strength = structure_factor(system.positions, system.cell, self.wave)[0]
+        return kelvin, jnp.sqrt(strength / len(system.numbers))
+
+
+def _bragg_wave(crystal: System, along: int) -> Int[np.ndarray, "1 3"]:
+    """The longest wave across the crystal in which all its atoms are in phase (host)."""
+    waves = wave_indices(np.asarray(crystal.cell), 2.0 * np.pi / _SHORTEST_WAVE)
+    across = waves[waves[:, along] == 0]
+    if len(across):
+        strength = np.asarray(structure_factor(crystal.positions, crystal.cell, jnp.asarray(across)))
+        good = np.flatnonzero(strength > _IN_PHASE * len(crystal.numbers))
+        if len(good):
+            return across[good[:1]]
+    raise ValueError(
+        f"No wave longer than {_SHORTEST_WAVE} Å across the crystal has its atoms in phase: give a crystal whose "
+        "atoms are on their sites, repeated along its longest side."
+    )
+
+
+def _half_molten(
+    energy: AbstractEnergy, crystal: System, along: int, settings: CoexistenceSettings, key: PRNGKeyArray
+) -> System:
+    """The crystal with one half molten, and cooled to the guess."""
+    rows, _ = reciprocal(crystal.cell)
+    place = np.asarray(product(crystal.positions, rows.T), np.float64)[:, along] % 1.0
+    system = constrain(crystal, fixed=place < 0.5)
+    hot = 3.0 * settings.temperature if settings.melt is None else settings.melt
+    for kelvin, draw in zip((hot, settings.temperature), jax.random.split(key), strict=True):
+        integrator = Langevin(settings.timestep, kelvin, settings.friction)
+        state = integrator.init(energy, system, key=draw)
+        state, _ = run(integrator, energy, state, steps=settings.prepare, every=settings.prepare)
+        system = state.system
+    return constrain(system)
+
+
+def _dynamics(settings: CoexistenceSettings) -> NPT:
+    cell = settings.barostat_period, settings.compressibility, "anisotropic"
+    return NPT(settings.timestep, settings.temperature, settings.friction, settings.pressure, *cell)
+
+
+class _Adiabatic(MTK):
+    """Constant enthalpy and pressure: without any thermostat, of atoms or cell."""
+
+    def _thermostats(self, state: State) -> State:
+        return state
+
+
+def _without_bath(settings: CoexistenceSettings) -> _Adiabatic:
+    period = settings.barostat_period
+    return _Adiabatic(settings.timestep, settings.temperature, period, settings.pressure, period, "anisotropic")
