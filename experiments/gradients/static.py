@@ -24,7 +24,7 @@ from jaxmlip.observables.static import Pressure
 from jaxmlip.observables.statistics import Estimate
 from jaxmlip.system import System, make_system
 
-FULL = Path(__file__).resolve().parent / "static.json"
+FULL = Path(__file__).resolve().parent / "results.json"
 SIGMA, EPSILON = 3.405, 119.8 * units.kB  # Å, eV
 TAU = SIGMA * (39.948 / EPSILON) ** 0.5
 DENSITY, TEMPERATURE = 0.8442, 0.72  # reduced
@@ -93,10 +93,10 @@ def directions(energy: LennardJones) -> dict:
 def static_gradients(quick: bool, *, gradient_frames: int = 1500, difference_frames: int = 800) -> dict:
     """Gradients of the pressure and of g(1.1 sigma), in reduced units, with errors and finite differences.
 
-    `quick` samples little and takes the finite differences of the last full run from `static.json`.
+    `quick` samples little and takes the finite differences of the last full run from `results.json`.
     """
     start = time.monotonic()
-    replicas, frames, burn_in = (4, 40, 500) if quick else (8, gradient_frames, 2000)
+    replicas, frames, burn_in = (4, 20, 200) if quick else (8, gradient_frames, 2000)
     energy = argon()
     point = state_point(replicas=replicas, frames=frames, burn_in=burn_in)
     samples = sample(energy, point, key=jax.random.key(0))
@@ -107,7 +107,7 @@ def static_gradients(quick: bool, *, gradient_frames: int = 1500, difference_fra
         for name in observables()
     }
     result["minutes_gradient"] = (time.monotonic() - start) / 60
-    known = json.loads(FULL.read_text()) if quick and FULL.exists() else None
+    known = json.loads(FULL.read_text())["static"] if quick and FULL.exists() else None
     runs = Runs(samples.states)
     settings = {"replicas": replicas, "burn_in": burn_in, "frames": difference_frames}
     checks = []
@@ -179,8 +179,6 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     frames = {"gradient_frames": options.gradient_frames, "difference_frames": options.difference_frames}
     result = static_gradients(options.quick, **frames)
-    if not options.quick:
-        FULL.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
 
 

@@ -6,8 +6,9 @@ about the parameters that the energy came with. One step is that of Gauss and Ne
 $\delta = -(J^T S^{-1} J + G + P)^{-1} (J^T S^{-1} r + g + P (\theta - \theta_0))$,
 
 by conjugate gradients, without a matrix: $J$ has a row for each observed value, by the estimator of its kind
-(ground states by implicit differentiation, averages by reweighting), $S$ is the covariance of the targets and of the
-sampling, $G$ and $g$ are those of the labels. Observables thus move parameters mainly along what labels leave open.
+(ground states by implicit differentiation, averages by reweighting, correlations in time along windows), $S$ is the
+covariance of the targets and of the sampling, $G$ and $g$ are those of the labels. Observables thus move parameters
+mainly along what labels leave open.
 
 A step ends where the effective number of frames of any state point would fall below half; it is taken back and
 shortened where the likelihood falls, where a structure does not relax, or where the labels are given up.
@@ -33,6 +34,7 @@ from jaxmlip.compilation import Compiled
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.errors import UserError
 from jaxmlip.learn import replay as labels
+from jaxmlip.learn.adjoint import Checkpoint, Forward
 from jaxmlip.learn.diagnostics import estimate, rhats
 from jaxmlip.learn.mixture import Mixture, mix
 from jaxmlip.learn.progress import Progress
@@ -40,13 +42,16 @@ from jaxmlip.learn.replay import Replay
 from jaxmlip.learn.reweight import expectation, max_step, reweight
 from jaxmlip.learn.sampler import Samples, StatePoint, sample
 from jaxmlip.learn.step import Trainable, is_parameter
-from jaxmlip.learn.targets import Target, Vacancy, check_targets
+from jaxmlip.learn.targets import Dynamics, Target, Vacancy, check_targets
+from jaxmlip.learn.windows import Starts, make_starts, window_estimate, window_gradient
+from jaxmlip.observables.correlations import AbstractDynamic
 from jaxmlip.observables.static import AbstractStatic
 from jaxmlip.properties import StationaryPoint, follow
 from jaxmlip.simulate.errors import SimulationError
 
 _log = logging.getLogger(__name__)
 _HALVINGS = 8
+_FEW = 8  # parameters, up to which tangents along a path are cheaper than going back
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +173,7 @@ class _State(NamedTuple):
     points: dict[Any, StationaryPoint]
     samples: dict[Any, tuple[Samples, ...]]
     mixtures: dict[Any, Mixture]
+    starts: dict[Any, Starts]
     values: dict[str, np.ndarray]
     errors: dict[str, np.ndarray]
     label_chi2: float
@@ -195,12 +201,18 @@ class _Problem:
         self.prior = 1.0 / ravel_pytree(widths)[0] ** 2
         self.places = _ordered(targets)
         self.label_start = None
+        for target in targets:
+            if isinstance(target.observable, AbstractDynamic):
+                try:
+                    target.observable.check(energy, target.places[0].window.moments)
+                except ValueError as error:
+                    raise UserError(f"Target {target.name}: {error}") from error
 
     def energy(self, state: _State) -> AbstractEnergy:
         return eqx.combine(self.unravel(state.params), self.fixed)
 
     def start(self) -> _State:
-        state = _State(self.origin, {}, {}, {}, {}, {}, 0.0, jax.random.key(self.settings.seed))
+        state = _State(self.origin, {}, {}, {}, {}, {}, {}, 0.0, jax.random.key(self.settings.seed))
         try:
             state = self.sampled(state, self.places)
             state = self.found(state, self.origin)
@@ -212,7 +224,7 @@ class _Problem:
     def sampled(self, state: _State, places: Sequence[Any]) -> _State:
         """The state with fresh frames of its own parameters."""
         energy, key = self.energy(state), state.key
-        samples, mixtures = dict(state.samples), dict(state.mixtures)
+        samples, mixtures, starts = dict(state.samples), dict(state.mixtures), dict(state.starts)
         for point in places:
             if not isinstance(point, StatePoint):
                 continue
@@ -236,7 +248,21 @@ class _Problem:
                 longer = dataclasses.replace(longer, frames=2 * longer.frames)
                 key, here = jax.random.split(key)
             samples[point], mixtures[point] = kept, mix(kept, reach=_reach(observables))
-        return state._replace(samples=samples, mixtures=mixtures, key=key)
+            for place in self.places:
+                if isinstance(place, Dynamics) and place.point is point:
+                    key, here = jax.random.split(key)
+                    starts[place] = self.started(energy, place, kept[-1], starts.get(place), here)
+        return state._replace(samples=samples, mixtures=mixtures, starts=starts, key=key)
+
+    def started(
+        self, energy: AbstractEnergy, place: Dynamics, made: Samples, before: Starts | None, key: PRNGKeyArray
+    ) -> Starts:
+        """Starts of windows at the latest frames; how fast changes grow is measured once."""
+        known = None if before is None else float(before.exponent)
+        try:
+            return make_starts(energy, (made,), place.window, key=key, exponent=known)
+        except ValueError as error:
+            raise UserError(f"Windows at {_named(place.point)}: {error}") from error
 
     def check_health(self, point: StatePoint, made: Samples) -> None:
         health, limits = made.health, self.settings
@@ -257,11 +283,17 @@ class _Problem:
         energy = eqx.combine(self.unravel(params), self.fixed)
         points, values, errors = {}, {}, {}
         for place in self.places:
+            if isinstance(place, StatePoint) and not self.observables(place):
+                continue
             if isinstance(place, StatePoint):
-                mixture = state.mixtures[place]
-                got = estimate(self.observables(place), energy, mixture)
+                got = estimate(self.observables(place), energy, state.mixtures[place])
                 values |= {name: np.ravel(np.asarray(x, float)) for name, x in got.value.items()}
                 errors |= {name: np.ravel(np.asarray(x, float)) for name, x in got.stderr.items()}
+                continue
+            if isinstance(place, Dynamics):
+                got = window_estimate(self.observables(place), energy, state.starts[place], blocks=place.blocks)
+                values |= {name: np.ravel(x) for name, x in got[0].items()}
+                errors |= {name: np.ravel(x) for name, x in got[1].items()}
                 continue
             points[place] = place.find(energy, points, state.points.get(place))
             point = points[place]
@@ -285,7 +317,8 @@ class _Problem:
         return state._replace(params=params, points=points, values=values, errors=errors, label_chi2=chi2)
 
     def ground(self, fitted: bool = False) -> list[Target]:
-        return [t for t in self.targets if not isinstance(t.observable, AbstractStatic) and not (fitted and t.holdout)]
+        averaged = (AbstractStatic, AbstractDynamic)
+        return [t for t in self.targets if not isinstance(t.observable, averaged) and not (fitted and t.holdout)]
 
     def predictions(self, state: _State) -> dict[str, Prediction]:
         found = {}
@@ -312,10 +345,10 @@ class _Problem:
         """Derivatives of all fitted values by the parameters."""
         found = {}
         for place in self.places:
-            if not isinstance(place, StatePoint):
-                continue
             fitted = {t.name: t.observable for t in self.fitted() if t.places[0] is place}
-            if fitted:
+            if fitted and isinstance(place, Dynamics):
+                found |= self.window_rows(state, place, fitted)
+            elif fitted and isinstance(place, StatePoint):
                 rows = _static_rows(state.params, self.unravel, self.fixed, fitted, state.mixtures[place])
                 found |= {name: row.reshape(-1, len(state.params)) for name, row in rows.items()}
         ground = self.ground(fitted=True)
@@ -328,6 +361,30 @@ class _Problem:
             )
             found |= {t.name: row.reshape(-1, len(state.params)) for t, row in zip(here, many, strict=True)}
         return found
+
+    def window_rows(self, state: _State, place: Dynamics, fitted: Mapping[str, Any]) -> dict[str, Array]:
+        """Derivatives of correlations in time at one place."""
+        adjoint = Forward() if len(state.params) <= _FEW else Checkpoint()
+        found = window_gradient(
+            dict(fitted),
+            self.energy(state),
+            state.starts[place],
+            of=lambda means: jnp.concatenate([jnp.ravel(means[name]) for name in fitted]),
+            adjoint=adjoint,
+            paths=place.paths,
+            blocks=place.blocks,
+        )
+        trained = jax.tree.map(
+            lambda x, g: None if x is None else g, self.given, found.gradient, is_leaf=lambda x: x is None
+        )
+        rows = jnp.stack(
+            [
+                ravel_pytree(jax.tree.map(lambda g, x, i=i: jnp.asarray(g[i], x.dtype), trained, self.given))[0]
+                for i in range(len(found.value))
+            ]
+        )
+        ends = np.cumsum([len(state.values[name]) for name in fitted])[:-1]
+        return dict(zip(fitted, jnp.split(rows, ends), strict=True))
 
     def update(self, state: _State) -> tuple[_State, dict[str, Any]]:
         """One step, or the reason to stop."""
@@ -458,11 +515,13 @@ def _whitening(target: Target, state: _State) -> np.ndarray:
 
 
 def _ordered(targets: Sequence[Target]) -> list[Any]:
-    """Structures and state points, each once, crystals before their vacancies."""
+    """Structures and state points, each once, before what needs them."""
     places: dict[Any, None] = {}
     for place in (p for t in targets for p in t.places):
         if isinstance(place, Vacancy):
             places[place.crystal] = None
+        if isinstance(place, Dynamics):
+            places[place.point] = None
         places[place] = None
     return list(places)
 

@@ -24,7 +24,7 @@ from jaxmlip.simulate.state import replace, with_cell
 from jaxmlip.system import System
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class StatePoint:
     """Where and how long to sample: `temperature` [K], `pressure` [eV/Å³] (`None` keeps the cell: NVT).
 
@@ -160,6 +160,25 @@ def samples_from(
             f"{len(positions)} frames with {len(cells)} cells are no whole number for {replicas} replicas."
         )
     return Samples(make_frames(energy, system, positions, cells), energy, conditions, replicas)
+
+
+def replicas_of(samples: Samples) -> list[Samples]:
+    """Each replica as a set of its own: what they scatter by is the error of anything that is made of frames."""
+    frames = samples.frames
+    size = len(frames) // samples.replicas
+    found = []
+    for first in range(0, len(frames), size):
+        part = slice(first, first + size)
+        mine = Frames(
+            frames.system,
+            frames.positions[part],
+            frames.cells[part],
+            frames.atom_energies[part],
+            frames.near,
+            frames.far,
+        )
+        found.append(Samples(mine, samples.energy, samples.conditions, 1))
+    return found
 
 
 class _Record(NamedTuple):

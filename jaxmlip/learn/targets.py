@@ -1,8 +1,9 @@
 """Targets: a number that has been observed, how well it is known, and what computes it from an energy.
 
 The kind of the observable decides how it is computed and differentiated: a `Quantity` of relaxed structures by implicit
-differentiation, an average over an ensemble (`AbstractStatic`) by reweighting. Targets enter a fit by their chi-square
-alone, so that no weights with units have to be chosen: what is known well counts much.
+differentiation, an average over an ensemble (`AbstractStatic`) by reweighting, a correlation in time
+(`AbstractDynamic`) along short windows. Targets enter a fit by their chi-square alone, so that no weights with units
+have to be chosen: what is known well counts much.
 """
 
 from __future__ import annotations
@@ -21,16 +22,20 @@ from jaxmlip import units
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.errors import UserError
 from jaxmlip.graph.lattice import product, reciprocal
+from jaxmlip.learn.adjoint import Window
 from jaxmlip.learn.sampler import StatePoint
+from jaxmlip.observables.correlations import AbstractDynamic, Diffusion, EinsteinDiffusion, Viscosity
 from jaxmlip.observables.static import (
     AbstractStatic,
     BulkModulus,
     Density,
     Enthalpy,
+    HeatCapacity,
     PotentialEnergy,
     Pressure,
     PressureTensor,
     Stress,
+    ThermalExpansion,
 )
 from jaxmlip.properties import StationaryPoint, make_vacancy, relax, stiffness_along
 from jaxmlip.properties import cohesive_energy as cohesive_energy_of
@@ -55,8 +60,12 @@ UNITS: Mapping[str, tuple[float, str]] = MappingProxyType(
         "g/cm³": (units.g_per_cm3, "density"),
         "Å²/ps": (1.0 / units.ps, "diffusivity"),
         "cm²/s": (1e4 / units.ps, "diffusivity"),
+        "mPa·s": (1e9 * units.Pa * units.ps, "viscosity"),
         "1/K": (1.0, "inverse temperature"),
         "K": (1.0, "temperature"),
+        "kB": (units.kB, "heat capacity"),
+        "J/(mol·K)": (1e-3 * units.kJ_per_mol, "heat capacity"),
+        "eV/K": (1.0, "heat capacity"),
     }
 )
 """Names of units, their size in the units of the package, and what they measure."""
@@ -70,6 +79,11 @@ _DIMENSIONS: Mapping[type, str] = MappingProxyType(
         PotentialEnergy: "energy",
         Enthalpy: "energy",
         Density: "density",
+        HeatCapacity: "heat capacity",
+        ThermalExpansion: "inverse temperature",
+        Diffusion: "diffusivity",
+        EinsteinDiffusion: "diffusivity",
+        Viscosity: "viscosity",
     }
 )
 
@@ -108,6 +122,20 @@ class Vacancy:
             moved = product(product(before.system.positions, rows.T), start.cell)
             start = with_cell(start, moved, start.cell)
         return relax(energy, start)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dynamics:
+    """Windows of dynamics from the frames of a state point: where correlations in time belong.
+
+    `window` says how long they are; of the windows `paths` are differentiated (`None`: a tenth), errors are from
+    `blocks` of them.
+    """
+
+    point: StatePoint
+    window: Window
+    paths: int | None = None
+    blocks: int = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +206,8 @@ def vacancy_energy() -> Quantity:
 class Target:
     """What was observed.
 
-    - `observable`: a `Quantity`, evaluated `at` one or several structures, or an `AbstractStatic`, at a state point.
+    - `observable`: a `Quantity`, evaluated `at` one or several structures, an `AbstractStatic` at a state point, or an
+      `AbstractDynamic` at the `Dynamics` of one.
     - `value` and its standard `uncertainty` (one number, one for each value, or the covariance of all) in `unit`.
     - a `holdout` is not fitted, only reported; `source` says where the value is from.
 
@@ -186,7 +215,7 @@ class Target:
     """
 
     name: str
-    observable: Quantity | AbstractStatic
+    observable: Quantity | AbstractStatic | AbstractDynamic
     at: Any
     value: Any
     uncertainty: Any
@@ -225,12 +254,21 @@ class Target:
             ) from None
         if not np.all(np.isfinite(np.asarray(self.value, float))):
             raise UserError(f"Target {self.name}: the value must be finite; got {self.value}.")
+        fitting, what = self._belongs()
         for place in self.places:
-            if isinstance(self.observable, AbstractStatic) != isinstance(place, StatePoint):
+            if not isinstance(place, fitting):
                 raise UserError(
-                    f"Target {self.name}: quantities belong to structures, averages to state points; got a "
-                    f"{type(self.observable).__name__} at a {type(place).__name__}."
+                    f"Target {self.name}: a {type(self.observable).__name__} belongs to {what}; got a "
+                    f"{type(place).__name__}."
                 )
+
+    def _belongs(self) -> tuple[Any, str]:
+        """The kinds of places where the observable can be found."""
+        if isinstance(self.observable, AbstractStatic):
+            return StatePoint, "a `StatePoint`"
+        if isinstance(self.observable, AbstractDynamic):
+            return Dynamics, "the `Dynamics` of a state point"
+        return (Structure, Vacancy), "a `Structure` or `Vacancy`"
 
     @property
     def dimension(self) -> str | None:

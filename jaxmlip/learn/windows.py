@@ -243,6 +243,32 @@ def window_gradient(
     )
 
 
+def window_estimate(
+    observables: PyTree, energy: AbstractEnergy, starts: Starts, *, blocks: int = 16, chunk: int = 1
+) -> tuple[PyTree, PyTree]:
+    """Means over windows and their standard errors, from the means of `blocks` runs of consecutive starts (host).
+
+    **Raises:** `ValueError` as `window_gradient`.
+    """
+    parts, form = _parts(observables)
+    _check(parts, energy, starts)
+    cuts = _cuts(len(starts), blocks, blocks)
+    used = np.concatenate([cut.all for cut in cuts])
+    values, _ = _enlarged(energy, parts, starts, chunk)
+    weights = _weights(energy, starts.mixture, used, chunk)
+
+    def of(values):
+        values = np.asarray(values, np.float64)
+        mean = np.tensordot(weights, values, axes=1)
+        away = [blocks * np.tensordot(weights[cut.all], values[cut.all] - mean, axes=1) for cut in cuts]
+        return mean, np.std(away, axis=0, ddof=1) / np.sqrt(blocks)
+
+    found = [of(x) for x in jax.tree.leaves(values)]
+    shape = jax.tree.structure(values)
+    mean, stderr = (jax.tree.unflatten(shape, list(x)) for x in zip(*found, strict=True))
+    return jax.tree.unflatten(form, mean), jax.tree.unflatten(form, stderr)
+
+
 def window_values(observables: PyTree, energy: AbstractEnergy, starts: Starts, *, chunk: int = 1) -> PyTree:
     """The observables of each window (leading axis: starts), forward only (host).
 

@@ -1,14 +1,21 @@
 """Fine-tuning: a potential goes back to the parameters that its observables came from, and says what it did."""
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array, Float
 
 from jaxmlip import units
-from jaxmlip.energy import LennardJones
+from jaxmlip.energy import AbstractEnergy, LennardJones
 from jaxmlip.errors import UserError
+from jaxmlip.graph import Graph
+from jaxmlip.learn.adjoint import Window
 from jaxmlip.learn.finetune import FinetuneSettings, finetune
-from jaxmlip.learn.targets import Structure, Target, bulk_modulus, elastic_constant, lattice_constant
+from jaxmlip.learn.sampler import StatePoint
+from jaxmlip.learn.targets import Dynamics, Structure, Target, bulk_modulus, elastic_constant, lattice_constant
+from jaxmlip.observables.correlations import InfraredSpectrum, VelocityAutocorrelation
+from jaxmlip.observables.static import AbstractStatic
 from jaxmlip.properties import elastic_constants, follow, relax, stiffness_along
 from jaxmlip.system import make_system
 
@@ -62,3 +69,70 @@ def test_what_cannot_be_fitted_is_refused(crystal):
         finetune(energy, [target], trainable=lambda path, leaf: False)
     with pytest.raises(UserError, match="`ess` must lie between 0 and 1"):
         FinetuneSettings(ess=1.5)
+
+
+class _Springs(AbstractEnergy):
+    """Atoms bound to sites that are far from each other."""
+
+    stiffness: Float[Array, ""]
+    cutoff: float = eqx.field(static=True, default=3.0)
+    elements: tuple[int, ...] | None = eqx.field(static=True, default=None)
+
+    def __call__(self, graph: Graph) -> Float[Array, "atoms"]:
+        return 0.5 * self.stiffness * jnp.sum((graph.positions - SITES) ** 2, axis=1)
+
+
+class _Spread(AbstractStatic):
+    """Mean square distance from the sites in each direction [Å²]: kT / k."""
+
+    cutoff: float | None = eqx.field(static=True, default=None)
+
+    def frame(self, energy: AbstractEnergy, graph: Graph) -> Float[Array, ""]:
+        return jnp.mean((graph.positions - SITES) ** 2)
+
+
+KT = units.kB * 300.0
+SITES = 8.0 * np.eye(4, 3)
+
+
+def _bound_atoms(**changes):
+    """Argon in springs, at 300 K."""
+    options = {"replicas": 4, "frames": 100, "stride": 20, "burn_in": 400, "friction": 5.0 / units.ps} | changes
+    return StatePoint(make_system(SITES, [18] * 4), 300.0, timestep=4.0 * units.fs, **options)
+
+
+def test_an_average_brings_the_parameter_that_makes_it():
+    stiffness = 2.0
+    targets = [Target("spread", _Spread(), _bound_atoms(), KT / stiffness, 0.002 * KT / stiffness)]
+    found = finetune(_Springs(jnp.asarray(1.2)), targets, settings=FinetuneSettings(updates=8))
+    error = found.after["spread"].stderr[0] / found.after["spread"].value[0]
+    assert 0.0 < error < 0.1
+    assert abs(float(found.energy.stiffness) / stiffness - 1.0) < 4.0 * error + 0.01
+    assert min(record["allowed"] for record in found.history) < 1.0, "the first step was held back by the frames"
+    assert all("300 K" in record["effective"] for record in found.history if "effective" in record)
+
+
+def test_a_correlation_in_time_brings_the_parameter_that_makes_it():
+    """Velocities of bound atoms turn with the frequency of their spring."""
+    stiffness, mass, window = 2.0, 39.948, Window(4.0 * units.fs, 30)
+    frequency = np.sqrt(stiffness / mass)
+    lags = np.arange(window.moments) * float(window.interval)
+    curve = 3.0 * KT / mass * np.cos(frequency * lags)
+    place = Dynamics(_bound_atoms(), window)
+    targets = [Target("vacf", VelocityAutocorrelation(), place, curve, 0.05 * curve[0])]
+    found = finetune(_Springs(jnp.asarray(1.6)), targets, settings=FinetuneSettings(updates=8))
+    assert found.after["vacf"].chi2 < found.before["vacf"].chi2
+    assert abs(float(found.energy.stiffness) / stiffness - 1.0) < 0.05
+
+
+def test_what_a_state_point_cannot_give_is_refused():
+    window = Window(4.0 * units.fs, 30)
+    infrared = InfraredSpectrum(jnp.asarray([1.0 * units.THz]))
+    target = Target("ir", infrared, Dynamics(_bound_atoms(), window), 1.0, 0.1)
+    with pytest.raises(UserError, match="Target ir: An infrared spectrum needs the charges"):
+        finetune(_Springs(jnp.asarray(1.2)), [target])
+    with pytest.raises(UserError, match="a VelocityAutocorrelation belongs to the `Dynamics`"):
+        Target("vacf", VelocityAutocorrelation(), _bound_atoms(), 1.0, 0.1)
+    hot = Target("spread", _Spread(), _bound_atoms(), 0.01, 0.001)
+    with pytest.raises(UserError, match="cannot predict the targets to begin with: dynamics at 300 K met forces"):
+        finetune(_Springs(jnp.asarray(1.2)), [hot], settings=FinetuneSettings(max_force=1e-3))

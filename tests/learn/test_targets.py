@@ -45,7 +45,7 @@ def test_what_makes_no_target_is_refused_by_name(crystal, changes, message):
 
 
 def test_kinds_of_observables_and_places_belong_together(crystal):
-    with pytest.raises(UserError, match="quantities belong to structures, averages to state points; got a Pressure at"):
+    with pytest.raises(UserError, match="a Pressure belongs to a `StatePoint`; got a"):
         Target("p", Pressure(), crystal, 0.0, 1.0, "GPa")
     with pytest.raises(UserError, match="got a Quantity at a StatePoint"):
         Target("a", lattice_constant(4), StatePoint(crystal.system, 40.0), 5.3, 0.01, "Å")
