@@ -13,6 +13,7 @@ from jaxmlip.learn.evaluate import evaluate as evaluate
 from jaxmlip.learn.finetune import Finetuned as Finetuned
 from jaxmlip.learn.finetune import FinetuneSettings as FinetuneSettings
 from jaxmlip.learn.finetune import finetune as finetune
+from jaxmlip.learn.finetune import predict as predict
 from jaxmlip.learn.free_energies import bennett as bennett
 from jaxmlip.learn.free_energies import free_energy as free_energy
 from jaxmlip.learn.free_energies import melting_temperature as melting_temperature
@@ -43,6 +44,7 @@ from jaxmlip.learn.step import Problem as Problem
 from jaxmlip.learn.step import TrainState as TrainState
 from jaxmlip.learn.step import init as init
 from jaxmlip.learn.step import step as step
+from jaxmlip.learn.targets import Dynamics as Dynamics
 from jaxmlip.learn.targets import Structure as Structure
 from jaxmlip.learn.targets import Target as Target
 from jaxmlip.learn.targets import Vacancy as Vacancy

@@ -10,8 +10,9 @@ by conjugate gradients, without a matrix: $J$ has a row for each observed value,
 covariance of the targets and of the sampling, $G$ and $g$ are those of the labels. Observables thus move parameters
 mainly along what labels leave open.
 
-A step ends where the effective number of frames of any state point would fall below half; it is taken back and
-shortened where the likelihood falls, where a structure does not relax, or where the labels are given up.
+A step ends where the effective number of frames of any state point would fall below half, or `leap` times farther: then
+new frames judge it. It is taken back and shortened where the likelihood falls, where a structure does not relax, or
+where the labels are given up.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ class FinetuneSettings:
 
     - `updates`: at most so many; fewer where a step would raise the likelihood by less than `enough` (of a chi-square).
     - `freedom`: the width of the prior, in root mean squares of each array of parameters.
-    - `ess`: the least effective number of frames, as a part of those of one set; `keep` sets are mixed.
+    - `ess`: the least effective number of frames, as a part of those of one set; `keep` sets are mixed. A step goes as
+      far as that, times `leap`: beyond 1 derivatives are trusted farther than weights, and each step is judged by new
+      frames. Far from the targets that saves many updates.
     - `rhat`: the largest split R-hat of any replica; frames are doubled up to `doublings` times, then the run stops.
     - `label_rise`: how much the root mean square deviation of the labels may rise.
     - `iterations` of conjugate gradients for a step, to the relative `tolerance`.
@@ -71,6 +74,7 @@ class FinetuneSettings:
     enough: float = 0.02
     freedom: float = 1.0
     ess: float = 0.5
+    leap: float = 1.0
     keep: int = 3
     rhat: float = 1.1
     doublings: int = 2
@@ -92,6 +96,8 @@ class FinetuneSettings:
                 raise UserError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
         if not 0.0 < self.ess < 1.0:
             raise UserError(f"`ess` must lie between 0 and 1; got {self.ess}.")
+        if not self.leap >= 1.0:
+            raise UserError(f"`leap` must be at least 1; got {self.leap}.")
         if not self.rhat > 1.0 or not self.max_heat > 1.0:
             raise UserError(f"`rhat` and `max_heat` must be above 1; got {self.rhat} and {self.max_heat}.")
 
@@ -148,10 +154,12 @@ def finetune(
     the start.
     """
     check_targets(targets)
-    problem = _Problem(energy, tuple(targets), replay, settings, trainable)
+    problem = _Problem(energy, tuple(t for t in targets if not t.holdout), replay, settings, trainable)
+    held = _Problem(energy, tuple(t for t in targets if t.holdout), None, settings, trainable)
     with Progress(quiet=quiet) as bar:
         state = problem.start()
-        before, history, reason = problem.predictions(state), [], "all updates were made"
+        before = problem.predictions(state) | held.predictions(held.beside(state))
+        history, reason = [], "all updates were made"
         for number in range(settings.updates):
             begin = time.perf_counter()
             state, record = problem.update(state)
@@ -163,7 +171,28 @@ def finetune(
             if record["stop"]:
                 reason = record["stop"]
                 break
-    return Finetuned(problem.energy(state), tuple(targets), before, problem.predictions(state), tuple(history), reason)
+        after = problem.predictions(state)
+        try:
+            after |= held.predictions(held.beside(state))
+        except UserError as error:
+            _log.warning("what is held out could not be predicted at the end: %s", error)
+            unknown = {t.name: np.full(np.size(t.value), np.nan) for t in held.targets}
+            after |= {name: Prediction(x, x, float("nan")) for name, x in unknown.items()}
+    return Finetuned(problem.energy(state), tuple(targets), before, after, tuple(history), reason)
+
+
+def predict(
+    energy: AbstractEnergy,
+    targets: Sequence[Target],
+    *,
+    settings: FinetuneSettings = FinetuneSettings(),  # noqa: B008
+) -> dict[str, Prediction]:
+    """What an energy gives for each target, without a fit.
+
+    **Raises:** `UserError` where structures or state points fail.
+    """
+    problem = _Problem(energy, tuple(targets), None, settings, None)
+    return problem.predictions(problem.start())
 
 
 class _State(NamedTuple):
@@ -221,21 +250,33 @@ class _Problem:
         self.label_start = state.label_chi2
         return state
 
-    def sampled(self, state: _State, places: Sequence[Any]) -> _State:
-        """The state with fresh frames of its own parameters."""
+    def beside(self, state: _State) -> _State:
+        """The same parameters with predictions of these targets; frames that are there are used.
+
+        **Raises:** `UserError` where a structure or a state point fails.
+        """
+        there = [p for p in self.places if p in state.samples]
+        mixtures = {p: mix(state.samples[p], reach=_reach(self.observables(p))) for p in there}
+        state = state._replace(points={}, mixtures=mixtures, starts={})
+        try:
+            state = self.sampled(state, [p for p in self.places if p not in there])
+            state = self.with_starts(state, there)
+            return self.found(state, state.params)
+        except (_Failed, SimulationError) as error:
+            raise UserError(f"What is held out cannot be predicted: {error}") from error
+
+    def sampled(self, state: _State, places: Sequence[Any], alone: bool = False) -> _State:
+        """The state with fresh frames of its own parameters, `alone` or beside earlier ones."""
         energy, key = self.energy(state), state.key
-        samples, mixtures, starts = dict(state.samples), dict(state.mixtures), dict(state.starts)
-        for point in places:
-            if not isinstance(point, StatePoint):
-                continue
-            key, here = jax.random.split(key)
-            kept = samples.get(point, ())
-            observables = self.observables(point)
-            longer = point
+        samples, mixtures = dict(state.samples), dict(state.mixtures)
+        points = [p for p in places if isinstance(p, StatePoint)]
+        for point in points:
+            before, observables, longer = samples.get(point, ()), self.observables(point), point
             for attempt in range(self.settings.doublings + 1):
-                made = sample(energy, longer, key=here, states=kept[-1].states if kept else None)
+                key, here = jax.random.split(key)
+                states = made.states if attempt else (before[-1].states if before else None)
+                made = sample(energy, longer, key=here, states=states)
                 self.check_health(point, made)
-                kept = (*kept, made)[-self.settings.keep :]
                 worst = rhats(observables, energy, mix((made,), reach=_reach(observables)))
                 name = max(worst, key=lambda n: worst[n])
                 if not worst[name] > self.settings.rhat:
@@ -246,13 +287,19 @@ class _Problem:
                         "different phases, or the runs are too short. Melt them, or give more `burn_in` and `frames`."
                     )
                 longer = dataclasses.replace(longer, frames=2 * longer.frames)
+            samples[point] = (made,) if alone else (*before, made)[-self.settings.keep :]
+            mixtures[point] = mix(samples[point], reach=_reach(observables))
+        return self.with_starts(state._replace(samples=samples, mixtures=mixtures, key=key), points)
+
+    def with_starts(self, state: _State, points: Sequence[StatePoint]) -> _State:
+        """The state with starts of windows at the latest frames of some state points."""
+        starts, key = dict(state.starts), state.key
+        for place in self.places:
+            if isinstance(place, Dynamics) and any(place.point is point for point in points):
                 key, here = jax.random.split(key)
-            samples[point], mixtures[point] = kept, mix(kept, reach=_reach(observables))
-            for place in self.places:
-                if isinstance(place, Dynamics) and place.point is point:
-                    key, here = jax.random.split(key)
-                    starts[place] = self.started(energy, place, kept[-1], starts.get(place), here)
-        return state._replace(samples=samples, mixtures=mixtures, starts=starts, key=key)
+                made = state.samples[place.point][-1]
+                starts[place] = self.started(self.energy(state), place, made, starts.get(place), here)
+        return state._replace(starts=starts, key=key)
 
     def started(
         self, energy: AbstractEnergy, place: Dynamics, made: Samples, before: Starts | None, key: PRNGKeyArray
@@ -316,9 +363,8 @@ class _Problem:
         chi2 = 0.0 if self.replay is None else float(labels.chi_square(self.replay, self.unravel(params), self.fixed))
         return state._replace(params=params, points=points, values=values, errors=errors, label_chi2=chi2)
 
-    def ground(self, fitted: bool = False) -> list[Target]:
-        averaged = (AbstractStatic, AbstractDynamic)
-        return [t for t in self.targets if not isinstance(t.observable, averaged) and not (fitted and t.holdout)]
+    def ground(self) -> list[Target]:
+        return [t for t in self.targets if not isinstance(t.observable, (AbstractStatic, AbstractDynamic))]
 
     def predictions(self, state: _State) -> dict[str, Prediction]:
         found = {}
@@ -329,13 +375,8 @@ class _Problem:
         return found
 
     def chi2(self, state: _State) -> float:
-        """Of the fitted targets, their sum over all values, with the covariance of sampling."""
-        return float(
-            sum(np.sum((_whitening(t, state) @ (state.values[t.name] - t.values)) ** 2) for t in self.fitted())
-        )
-
-    def fitted(self) -> list[Target]:
-        return [t for t in self.targets if not t.holdout]
+        """Its sum over all values, with the covariance of sampling."""
+        return float(sum(np.sum((_whitening(t, state) @ (state.values[t.name] - t.values)) ** 2) for t in self.targets))
 
     def objective(self, state: _State) -> float:
         moved = np.asarray(state.params - self.origin, float)
@@ -345,13 +386,13 @@ class _Problem:
         """Derivatives of all fitted values by the parameters."""
         found = {}
         for place in self.places:
-            fitted = {t.name: t.observable for t in self.fitted() if t.places[0] is place}
+            fitted = self.observables(place)
             if fitted and isinstance(place, Dynamics):
                 found |= self.window_rows(state, place, fitted)
             elif fitted and isinstance(place, StatePoint):
                 rows = _static_rows(state.params, self.unravel, self.fixed, fitted, state.mixtures[place])
                 found |= {name: row.reshape(-1, len(state.params)) for name, row in rows.items()}
-        ground = self.ground(fitted=True)
+        ground = self.ground()
         for places in dict.fromkeys(t.places for t in ground):
             here = [t for t in ground if t.places == places]
             points = [state.points[p] for p in places]
@@ -390,7 +431,7 @@ class _Problem:
         """One step, or the reason to stop."""
         rows = self.rows(state)
         whitened, wrong = [], []
-        for t in self.fitted():
+        for t in self.targets:
             scale = _whitening(t, state)
             whitened.append(scale @ np.asarray(rows[t.name], float))
             wrong.append(scale @ (state.values[t.name] - t.values))
@@ -400,7 +441,8 @@ class _Problem:
         if self.replay is not None:
             gradient = gradient + ravel_pytree(labels.slope(self.replay, self.unravel(state.params), self.fixed)[1])[0]
         step, solved = self.solve(state, jacobian, gradient)
-        allowed = min([1.0, *self.reach(state, step)])
+        within = min([1.0, *self.reach(state, step)])
+        allowed = min(1.0, self.settings.leap * within)
         record = {
             "chi2": self.chi2(state),
             "label_chi2": state.label_chi2,
@@ -414,7 +456,8 @@ class _Problem:
         size, before = allowed, self.objective(state)
         for _ in range(_HALVINGS):
             try:
-                after = self.found(state, state.params + jnp.asarray(size, step.dtype) * step)
+                params = state.params + jnp.asarray(size, step.dtype) * step
+                after = self.found(state, params) if size <= within else self.leapt(state, params)
                 gained = before - self.objective(after)
                 if gained > 0.0 and self.keeps_labels(after):
                     break
@@ -433,8 +476,23 @@ class _Problem:
             except (_Failed, SimulationError) as error:
                 return state, record | {"stop": f"taken back: {error}"}
         record |= {"step": round(float(size), 4), "promised": promised, "gained": gained, "chi2": self.chi2(after)}
+        record |= {"linearity": self.linearity(state, after, rows, size * np.asarray(step, float))}
         record |= {"label_chi2": after.label_chi2, "effective": {_named(p): round(n, 1) for p, n in ess.items()}}
         return after, record
+
+    def leapt(self, state: _State, params: Float[Array, "parameters"]) -> _State:
+        """The predictions at parameters that frames do not reach, from new ones."""
+        return self.found(self.sampled(state._replace(params=params), self.places, alone=True), params)
+
+    def linearity(self, before: _State, after: _State, rows: Mapping[str, Array], step: np.ndarray) -> dict[str, float]:
+        """Of each fitted target the largest difference between predicted and realised change, in standard errors of
+        the targets and of both samplings."""
+        found = {}
+        for t in self.targets:
+            off = np.asarray(rows[t.name], float) @ step - (after.values[t.name] - before.values[t.name])
+            error = np.sqrt(t.errors**2 + before.errors[t.name] ** 2 + after.errors[t.name] ** 2)
+            found[t.name] = round(float(np.max(np.abs(off) / error)), 2)
+        return found
 
     def keeps_labels(self, state: _State) -> bool:
         if not self.label_start:
