@@ -121,6 +121,8 @@ def _value(kind: Any, value: Any, name: str) -> Any:
     """One TOML value as the type that the field has."""
     options = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
     for option in options:
+        if option is Any:
+            return value
         origin = typing.get_origin(option)
         if origin is typing.Literal and value in typing.get_args(option):
             return value

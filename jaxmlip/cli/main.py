@@ -14,6 +14,7 @@ from jaxmlip.errors import UserError
 
 COMMANDS = {
     "train": "train a potential on labelled structures",
+    "finetune": "bring a model to what has been observed, and keep its labels",
     "generate": "make a training set by design, and label it",
     "audit": "what is wrong with the labels of a data set",
     "clean": "find labelled structures that look wrong",

@@ -1,0 +1,120 @@
+"""`jaxmlip finetune`: a model file and a table of what was observed, to a better model file and a report."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxmlip.cli.main import main
+from jaxmlip.energy import LennardJones
+from jaxmlip.models.pretrained import load, save
+
+SIGMA, EPSILON = 3.4, 0.0104  # Å, eV
+
+STRUCTURE = """4
+Lattice="5.2 0 0 0 5.2 0 0 0 5.2" Properties=species:S:1:pos:R:3 pbc="T T T"
+Ar 0 0 0
+Ar 0 2.6 2.6
+Ar 2.6 0 2.6
+Ar 2.6 2.6 0
+"""
+
+CONFIG = """model = "{folder}/argon.jaxmlip"
+output = "{folder}/out"
+
+[fit]
+updates = 6
+
+[structures.fcc]
+file = "{folder}/fcc.extxyz"
+
+[targets.a]
+observable = "lattice_constant"
+at = "fcc"
+atoms = 4
+value = {edge}
+uncertainty = 0.001
+unit = "Å"
+source = "made up"
+
+[targets.cohesion]
+observable = "cohesive_energy"
+at = "fcc"
+value = {cohesion}
+uncertainty = 1.0
+unit = "meV"
+
+[targets.C44]
+observable = "C44"
+at = "fcc"
+value = 2.0
+uncertainty = 0.1
+unit = "GPa"
+holdout = true
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save(tmp_path / "argon.jaxmlip", LennardJones(EPSILON, SIGMA, cutoff=8.0))
+    (tmp_path / "fcc.extxyz").write_text(STRUCTURE)
+    return tmp_path
+
+
+def write(folder, **changes):
+    text = CONFIG.format(folder=folder, edge=5.4, cohesion=80.0)
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "fit.toml").write_text(text)
+    return [str(folder / "fit.toml")]
+
+
+def test_a_model_goes_to_what_was_observed(folder, capsys):
+    assert main(["finetune", *write(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "C44 (held out)" in shown and "report.html" in shown
+    record = json.loads((folder / "out" / "finetune.json").read_text())
+    assert abs(record["after"]["a"]["value"][0] - 5.4) < 1e-3
+    assert abs(record["after"]["cohesion"]["value"][0] - 80.0) < 0.5
+    energy = load(str(folder / "out" / "model.jaxmlip"))
+    assert float(energy.sigma) > SIGMA * 1.02
+    assert "made up" in (folder / "out" / "report.html").read_text()
+
+
+def test_only_the_chosen_parameters_change(folder):
+    assert main(["finetune", *write(folder), "--train", "sigma", "--fit.updates", "2"]) == 0
+    energy = load(str(folder / "out" / "model.jaxmlip"))
+    assert np.isclose(energy.epsilon, EPSILON, rtol=1e-12) and not np.isclose(energy.sigma, SIGMA, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('observable = "C44"', 'observable = "C45"', "unknown 'C45'; did you mean `C4"),
+        ('at = "fcc"', 'at = "fc"', "there is no structure or state 'fc'; did you mean `fcc`"),
+        ("uncertainty = 0.001\n", "", "Target a has no uncertainty"),
+        ('unit = "GPa"', 'unit = "Å"', "the observable is of pressure"),
+        ("atoms = 4\n", "", "`targets.a.atoms` is missing: lattice_constant needs it"),
+        ("atoms = 4\n", "atom = 4\n", "unknown key `targets.a.atom`; did you mean `targets.a.atoms`"),
+        ("value = 5.4\n", "", "`targets.a.value` is missing"),
+        ("[structures.fcc]\n", "[structures.fcc]\ncells = true\n", "unknown key `structures.fcc.cells`"),
+        ("updates = 6", "updates = 0", "`updates` must be at least 1; got 0"),
+        ('observable = "C44"', 'observable = "pressure"', "a Pressure belongs to a `StatePoint`"),
+    ],
+)
+def test_what_makes_no_sense_is_explained(folder, capsys, old, new, message):
+    assert main(["finetune", *write(folder, **{old: new})]) == 2
+    assert message in capsys.readouterr().err
+    assert not (folder / "out").exists()
+
+
+def test_a_part_that_no_path_has_is_named(folder, capsys):
+    assert main(["finetune", *write(folder), "--train", "sigmas"]) == 2
+    assert "no parameter has 'sigmas' in its path; there are .epsilon, .sigma" in capsys.readouterr().err
+
+
+def test_without_targets_there_is_nothing_to_fit(folder, capsys):
+    (folder / "fit.toml").write_text(f'model = "{folder}/argon.jaxmlip"\n')
+    assert main(["finetune", str(folder / "fit.toml")]) == 2
+    assert "nothing to fit" in capsys.readouterr().err
