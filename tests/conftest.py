@@ -5,12 +5,15 @@ import importlib.metadata
 import os
 from pathlib import Path
 
-# Most of the time of these tests is the compiler's, and less of it is enough: half as long with jax 0.10, two thirds with
-# 0.12, which knows one of the settings no longer. `XLA_FLAGS= make test` compiles as users do, and so does test_probe.
-_OLD = importlib.metadata.version("jaxlib").startswith("0.10.")
-_LEAST_WORK = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
+# Most of the time of these tests is the compiler's, and less of it is enough: half as long with jax 0.10, two thirds
+# with 0.12, which knows one of the settings no longer. `XLA_FLAGS= make test` compiles as users do.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", _LEAST_WORK if _OLD else "--xla_backend_optimization_level=0")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
+    if importlib.metadata.version("jaxlib").startswith("0.10.")
+    else "--xla_backend_optimization_level=0",
+)
 
 import jax
 import pytest
