@@ -52,6 +52,7 @@ from jaxmlip.simulate.errors import SimulationError
 
 _log = logging.getLogger(__name__)
 _HALVINGS = 8
+_FAR, _OPPOSITE = 4.0, -0.9  # chi-square of a value; cosine between two gradients
 _FEW = 8  # parameters, up to which tangents along a path are cheaper than going back
 
 
@@ -170,6 +171,8 @@ def finetune(
                 progress(record)
             if record["stop"]:
                 reason = record["stop"]
+                if record["conflicts"]:
+                    reason += f"; what pulls opposite ways: {', '.join(record['conflicts'])}"
                 break
         after = problem.predictions(state)
         try:
@@ -440,6 +443,7 @@ class _Problem:
         gradient = jacobian.T @ residual + self.prior * (state.params - self.origin)
         if self.replay is not None:
             gradient = gradient + ravel_pytree(labels.slope(self.replay, self.unravel(state.params), self.fixed)[1])[0]
+        pulls = {t.name: w.T @ r for t, w, r in zip(self.targets, whitened, wrong, strict=True)}
         step, solved = self.solve(state, jacobian, gradient)
         within = min([1.0, *self.reach(state, step)])
         allowed = min(1.0, self.settings.leap * within)
@@ -448,6 +452,7 @@ class _Problem:
             "label_chi2": state.label_chi2,
             "solved": solved,
             "allowed": round(float(allowed), 4),
+            "conflicts": self.conflicts(pulls, [float(np.mean(r**2)) for r in wrong]),
             "stop": "",
         }
         promised = -float(jnp.vdot(gradient, step))
@@ -493,6 +498,14 @@ class _Problem:
             error = np.sqrt(t.errors**2 + before.errors[t.name] ** 2 + after.errors[t.name] ** 2)
             found[t.name] = round(float(np.max(np.abs(off) / error)), 2)
         return found
+
+    def conflicts(self, pulls: Mapping[str, np.ndarray], chi2: Sequence[float]) -> list[str]:
+        """Pairs of targets far from their values that pull the parameters opposite ways."""
+        far = [name for name, c in zip(pulls, chi2, strict=True) if c > _FAR]
+        scale = 1.0 / np.sqrt(np.asarray(self.prior, float))
+        unit = {name: pulls[name] * scale / max(float(np.linalg.norm(pulls[name] * scale)), 1e-300) for name in far}
+        pairs = [(a, b) for i, a in enumerate(far) for b in far[:i] if float(unit[a] @ unit[b]) < _OPPOSITE]
+        return [f"{b} and {a}" for a, b in pairs]
 
     def keeps_labels(self, state: _State) -> bool:
         if not self.label_start:

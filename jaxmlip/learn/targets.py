@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -42,6 +43,8 @@ from jaxmlip.properties import cohesive_energy as cohesive_energy_of
 from jaxmlip.properties import vacancy_formation_energy as vacancy_energy_of
 from jaxmlip.simulate.state import with_cell
 from jaxmlip.system import System
+
+_APART = 5.0  # standard uncertainties
 
 UNITS: Mapping[str, tuple[float, str]] = MappingProxyType(
     {
@@ -140,10 +143,14 @@ class Dynamics:
 
 @dataclasses.dataclass(frozen=True)
 class Quantity:
-    """A function of the energy and of the stationary points of some structures; `dimension` is one of `UNITS`."""
+    """A function of the energy and of the stationary points of some structures; `dimension` is one of `UNITS`.
+
+    Quantities of one `name` are the same.
+    """
 
     function: Callable[..., Array]
     dimension: str
+    name: str = ""
 
     def __call__(self, energy: AbstractEnergy, *points: StationaryPoint) -> Array:
         return self.function(energy, *points)
@@ -156,12 +163,12 @@ def lattice_constant(atoms: int) -> Quantity:
         del energy
         return jnp.cbrt(point.system.volume() * (atoms / len(point.system.numbers)))
 
-    return Quantity(edge, "length")
+    return Quantity(edge, "length", f"lattice constant of {atoms} atoms")
 
 
 def cohesive_energy() -> Quantity:
     """Of an atom; see `properties.cohesive_energy`."""
-    return Quantity(cohesive_energy_of, "energy")
+    return Quantity(cohesive_energy_of, "energy", "cohesive energy")
 
 
 def elastic_constant(*indices: str) -> Quantity:
@@ -184,7 +191,7 @@ def elastic_constant(*indices: str) -> Quantity:
         mixed = 0.5 * (both - each[:, 0] - each[:, 1])
         return jnp.mean(mixed)
 
-    return Quantity(constant, "pressure")
+    return Quantity(constant, "pressure", f"elastic constants {indices}")
 
 
 def bulk_modulus() -> Quantity:
@@ -194,12 +201,12 @@ def bulk_modulus() -> Quantity:
         uniform = jnp.asarray([[1.0, 1.0, 1.0, 0.0, 0.0, 0.0]], point.system.positions.dtype)
         return stiffness_along(energy, point, uniform)[0] / 9.0
 
-    return Quantity(modulus, "pressure")
+    return Quantity(modulus, "pressure", "bulk modulus")
 
 
 def vacancy_energy() -> Quantity:
     """To form a vacancy, at the points of a `Structure` and of its `Vacancy`."""
-    return Quantity(vacancy_energy_of, "energy")
+    return Quantity(vacancy_energy_of, "energy", "vacancy energy")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -313,7 +320,8 @@ class Target:
 def check_targets(targets: Sequence[Target]) -> None:
     """Refuse what no fit can be made of.
 
-    **Raises:** `UserError` where there is none to fit, or two have the same name.
+    **Raises:** `UserError` where there is none to fit, two have the same name, or two say different things of the same
+    quantity.
     """
     names = [t.name for t in targets]
     twice = sorted({n for n in names if names.count(n) > 1})
@@ -321,3 +329,23 @@ def check_targets(targets: Sequence[Target]) -> None:
         raise UserError(f"Targets need names of their own; {', '.join(twice)} is there twice.")
     if all(t.holdout for t in targets):
         raise UserError(f"There is no target to fit: of {len(targets)} all are held out.")
+    for i, one in enumerate(targets):
+        for other in targets[:i]:
+            if one.holdout or other.holdout or not _same(one, other):
+                continue
+            apart = np.max(np.abs(one.values - other.values) / np.hypot(one.errors, other.errors))
+            if apart > _APART:
+                raise UserError(
+                    f"Targets {other.name} and {one.name} are the same quantity at the same place, and {apart:.1f} "
+                    "standard uncertainties apart: leave one out, or give them uncertainties that allow for both."
+                )
+
+
+def _same(one: Target, other: Target) -> bool:
+    """Whether two targets are of one quantity at one place."""
+    if one.places != other.places or np.size(one.value) != np.size(other.value):
+        return False
+    a, b = one.observable, other.observable
+    if isinstance(a, Quantity) or isinstance(b, Quantity):
+        return isinstance(a, Quantity) and isinstance(b, Quantity) and bool(a.name) and a.name == b.name
+    return type(a) is type(b) and bool(eqx.tree_equal(a, b))

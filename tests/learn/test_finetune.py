@@ -13,7 +13,15 @@ from jaxmlip.graph import Graph
 from jaxmlip.learn.adjoint import Window
 from jaxmlip.learn.finetune import FinetuneSettings, finetune
 from jaxmlip.learn.sampler import StatePoint
-from jaxmlip.learn.targets import Dynamics, Structure, Target, bulk_modulus, elastic_constant, lattice_constant
+from jaxmlip.learn.targets import (
+    Dynamics,
+    Structure,
+    Target,
+    bulk_modulus,
+    cohesive_energy,
+    elastic_constant,
+    lattice_constant,
+)
 from jaxmlip.observables.correlations import InfraredSpectrum, VelocityAutocorrelation
 from jaxmlip.observables.static import AbstractStatic
 from jaxmlip.properties import elastic_constants, follow, relax, stiffness_along
@@ -60,6 +68,18 @@ def test_a_potential_finds_its_parameters_from_lattice_and_bulk_modulus(crystal,
     np.testing.assert_allclose(found.energy.epsilon, EPSILON, rtol=1e-3)
     assert len(seen) == len(found.history) <= 8 and found.reason == "no step would raise the likelihood further"
     assert "C44 (held out)" in found.table().splitlines()[-1]
+
+
+def test_targets_that_no_parameter_serves_together_are_named(crystal):
+    """With epsilon alone lattice constants stay: cohesive energy and bulk modulus go together, and cannot go apart."""
+    targets = [
+        Target("E", cohesive_energy(), crystal, 90.0, 0.5, "meV"),
+        Target("B", bulk_modulus(), crystal, 2.0, 0.01, "GPa"),
+    ]
+    energy = LennardJones(epsilon=EPSILON, sigma=SIGMA, cutoff=7.0)
+    found = finetune(energy, targets, trainable=lambda path, leaf: "epsilon" in path)
+    assert "what pulls opposite ways: E and B" in found.reason
+    assert found.after["E"].chi2 > 9.0 and found.after["B"].chi2 > 9.0
 
 
 def test_what_cannot_be_fitted_is_refused(crystal):

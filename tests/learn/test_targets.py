@@ -47,7 +47,7 @@ def test_what_makes_no_target_is_refused_by_name(crystal, changes, message):
 def test_kinds_of_observables_and_places_belong_together(crystal):
     with pytest.raises(UserError, match="a Pressure belongs to a `StatePoint`; got a"):
         Target("p", Pressure(), crystal, 0.0, 1.0, "GPa")
-    with pytest.raises(UserError, match="got a Quantity at a StatePoint"):
+    with pytest.raises(UserError, match="a Quantity belongs to a `Structure` or `Vacancy`; got a StatePoint"):
         Target("a", lattice_constant(4), StatePoint(crystal.system, 40.0), 5.3, 0.01, "Å")
 
 
@@ -62,3 +62,13 @@ def test_sets_of_targets_without_a_fit_are_refused(crystal):
 def test_elastic_constants_are_named_by_voigt_indices():
     with pytest.raises(UserError, match="Voigt indices such as '11'"):
         elastic_constant("17")
+
+
+def test_targets_that_contradict_each_other_are_named(crystal):
+    def of(name, value, **options):
+        return Target(name, lattice_constant(8), crystal, value, 0.01, "Å", **options)
+
+    with pytest.raises(UserError, match="Targets x-rays and neutrons are the same quantity .* 7.1 standard"):
+        check_targets([of("x-rays", 5.4), of("neutrons", 5.5)])
+    check_targets([of("x-rays", 5.4), of("neutrons", 5.41)])
+    check_targets([of("x-rays", 5.4), of("neutrons", 5.5, holdout=True)])
