@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from jaxmlip.learn.replay import Replay
 
 MODEL = "model.jaxmlip"
+CHECKPOINT = "finetune.checkpoint"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,8 @@ class FinetuneConfig:
     model: str
     """Model file, or the name of a pretrained model."""
     output: Path = Path("runs/finetune")
+    resume: bool = False
+    """Go on with the fit in `output`, to the bit."""
     train: tuple[str, ...] = ()
     """Parameters to change, by any part of their path, such as `readout`; without, all of them."""
     labels: Labels = Labels()
@@ -98,9 +101,18 @@ def main(argv: Sequence[str]) -> int:
         seed=fit.seed,
     )
     settings.check_writable(config.output)
+    checkpoint = config.output / CHECKPOINT
+    if checkpoint.exists() and not config.resume:
+        raise UserError(f"{config.output} holds a fit: continue it with `--resume`, or give another `--output`.")
     settings.write_run(config.output, config, command="finetune", seed=fit.seed, inputs=tuple(config.labels.files))
     found = finetune(
-        energy, targets, replay=replay, settings=asked, trainable=chosen(energy, config.train), quiet=False
+        energy,
+        targets,
+        replay=replay,
+        settings=asked,
+        trainable=chosen(energy, config.train),
+        checkpoint=checkpoint,
+        quiet=False,
     )
     print(found.table())
     print(f"\n{len(found.history)} updates: {found.reason}.")

@@ -38,12 +38,7 @@ def save_state(path: str | Path, state: State | Replicas, **metadata: Any) -> Pa
     **Raises:** `OSError` where the disk refuses (full, read-only); the older checkpoint is still there.
     """
     path = Path(path)
-    arrays: list[np.ndarray] = []
-    tree = _describe(state, arrays)
-    shapes = [{"dtype": a.dtype.str, "shape": list(a.shape)} for a in arrays]
-    header = {"format": _FORMAT, "metadata": metadata, "tree": tree, "arrays": shapes}
-    body = json.dumps(header).encode() + b"\n" + b"".join(a.tobytes() for a in arrays)
-    write_atomically(path, body + hashlib.sha256(body).hexdigest().encode())
+    write_atomically(path, pack(state, metadata))
     return path
 
 
@@ -52,7 +47,27 @@ def load_state(path: str | Path) -> tuple[Any, dict[str, Any]]:
 
     **Raises:** `ValueError` where the file is not a whole, unchanged checkpoint of this version.
     """
-    data = Path(path).read_bytes()
+    return unpack(Path(path).read_bytes(), str(path))
+
+
+def pack(tree: Any, metadata: dict[str, Any]) -> bytes:
+    """The content of a checkpoint: states, or dicts, lists and tuples of them, of arrays, keys, numbers and strings.
+
+    **Raises:** `TypeError` for anything else.
+    """
+    arrays: list[np.ndarray] = []
+    described = _describe(tree, arrays)
+    shapes = [{"dtype": a.dtype.str, "shape": list(a.shape)} for a in arrays]
+    header = {"format": _FORMAT, "metadata": metadata, "tree": described, "arrays": shapes}
+    body = json.dumps(header).encode() + b"\n" + b"".join(a.tobytes() for a in arrays)
+    return body + hashlib.sha256(body).hexdigest().encode()
+
+
+def unpack(data: bytes, path: str) -> tuple[Any, dict[str, Any]]:
+    """What `pack` was given, read from `path`.
+
+    **Raises:** `ValueError` where it is not a whole, unchanged checkpoint of this version.
+    """
     body, digest = data[:-_DIGEST], data[-_DIGEST:]
     line, _, raw = body.partition(b"\n")
     if _FORMAT.encode() not in line[:64]:

@@ -61,8 +61,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def write(folder, **changes):
+def write(folder, *, held_out=True, **changes):
     text = CONFIG.format(folder=folder, edge=5.4, cohesion=80.0)
+    text = text if held_out else text[: text.index("[targets.C44]")]
     for old, new in changes.items():
         assert old in text
         text = text.replace(old, new)
@@ -82,8 +83,23 @@ def test_a_model_goes_to_what_was_observed(folder, capsys):
     assert "made up" in (folder / "out" / "report.html").read_text()
 
 
+def test_a_fit_goes_on_to_the_bit(folder, capsys):
+    straight = ["--output", str(folder / "straight")]
+    assert main(["finetune", *write(folder, held_out=False), *straight, "--fit.updates", "3"]) == 0
+    assert main(["finetune", *write(folder, held_out=False), "--fit.updates", "1"]) == 0
+    assert main(["finetune", *write(folder, held_out=False), "--fit.updates", "3"]) == 2
+    assert "continue it with `--resume`" in capsys.readouterr().err
+    assert main(["finetune", *write(folder, held_out=False), "--fit.updates", "3", "--resume"]) == 0
+    one, other = (json.loads((folder / name / "finetune.json").read_text()) for name in ("straight", "out"))
+    for record in (*one["history"], *other["history"]):
+        del record["seconds"]
+    assert one == other
+    assert main(["finetune", *write(folder, held_out=False), "--fit.seed", "1", "--resume"]) == 2
+    assert "is of another fit" in capsys.readouterr().err
+
+
 def test_only_the_chosen_parameters_change(folder):
-    assert main(["finetune", *write(folder), "--train", "sigma", "--fit.updates", "2"]) == 0
+    assert main(["finetune", *write(folder, held_out=False), "--train", "sigma", "--fit.updates", "2"]) == 0
     energy = load(str(folder / "out" / "model.jaxmlip"))
     assert np.isclose(energy.epsilon, EPSILON, rtol=1e-12) and not np.isclose(energy.sigma, SIGMA, rtol=1e-3)
 

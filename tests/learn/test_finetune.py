@@ -145,6 +145,30 @@ def test_a_correlation_in_time_brings_the_parameter_that_makes_it():
     assert abs(float(found.energy.stiffness) / stiffness - 1.0) < 0.05
 
 
+def test_a_fit_to_dynamics_goes_on_to_the_bit(tmp_path):
+    window = Window(4.0 * units.fs, 30)
+    point = _bound_atoms(frames=40)
+    targets = [
+        Target("spread", _Spread(), point, KT / 2.0, 0.1 * KT),
+        Target("vacf", VelocityAutocorrelation(lags=2), Dynamics(point, window, blocks=4), [4e-4, 3.9e-4], 1e-5),
+    ]
+
+    def fit(updates, file):
+        options = FinetuneSettings(updates=updates, rhat=2.0, label_rise=1.0)
+        return finetune(_Springs(jnp.asarray(1.2)), targets, settings=options, checkpoint=tmp_path / file)
+
+    straight = fit(2, "straight")
+    fit(1, "again")
+    again = fit(2, "again")
+    assert len(again.history) == 2 and float(again.energy.stiffness) == float(straight.energy.stiffness) != 1.2
+    for name, found in straight.after.items():
+        np.testing.assert_array_equal(found.value, again.after[name].value)
+        np.testing.assert_array_equal(straight.before[name].value, again.before[name].value)
+    (tmp_path / "again").write_bytes((tmp_path / "again").read_bytes()[:-10])
+    with pytest.raises(UserError, match="damaged"):
+        fit(2, "again")
+
+
 def test_what_a_state_point_cannot_give_is_refused():
     window = Window(4.0 * units.fs, 30)
     infrared = InfraredSpectrum(jnp.asarray([1.0 * units.THz]))
