@@ -49,7 +49,7 @@ def box(density: float, repeats: int) -> System:
 
 def liquid(density: float, kelvin: float, quick: bool, **changes) -> StatePoint:
     sizes = {"replicas": 2, "frames": 12, "stride": 20, "burn_in": 200} if quick else {"replicas": 4, "frames": 60}
-    options = {"timestep": 10.0 * units.fs, "stride": 40, "burn_in": 800, "friction": 1.0 / units.ps} | sizes | changes
+    options = {"timestep": 10.0 * units.fs, "stride": 40, "burn_in": 1500, "friction": 1.0 / units.ps} | sizes | changes
     return StatePoint(box(density, 2 if quick else 4), kelvin, melt=300.0, name=f"{kelvin:g} K", **options)
 
 
@@ -113,7 +113,7 @@ def main() -> None:
         leap=options.leap,
         keep=2,
         rhat=5.0 if options.quick else 1.1,
-        doublings=0 if options.quick else 2,
+        doublings=0 if options.quick else 3,
         enough=1.0,
     )
     start = argon(START["sigma"] * ACCEPTED["sigma"], START["epsilon"] * ACCEPTED["epsilon"])
