@@ -50,6 +50,13 @@ def settings_for(tree: Any) -> dict[str, Any]:
     wishes: dict[str, Any] = {}
     for node in jax.tree.leaves(tree, is_leaf=_asks):
         wishes |= node.compiler_options if _asks(node) else {}
+    return known(wishes)
+
+
+def known(wishes: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some settings that the installed compiler knows; none where it is not that of a CPU."""
+    if jax.default_backend() != "cpu":
+        return {}
     return {name: value for name, value in wishes.items() if _known(name, value)}
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmlip import units
-from jaxmlip.compilation import LEAST_WORK
+from jaxmlip.compilation import LEAST_WORK, known
 from jaxmlip.energy import LennardJones, StillingerWeber
 from jaxmlip.properties import cohesive_energy, elastic_constants, follow, frequencies, make_supercell, relax
 from jaxmlip.system import make_system
@@ -77,7 +77,7 @@ def forward(theta, *rest):
 def compiled(function, *arguments):
     """The program and the seconds that it took to trace and to compile."""
     started = time.perf_counter()
-    options = dict(LEAST_WORK) if jax.default_backend() == "cpu" else {}
+    options = known(LEAST_WORK)
     program = jax.jit(function).lower(*arguments).compile(compiler_options=options)
     return program, time.perf_counter() - started
 

@@ -1,15 +1,14 @@
 """Hexagonal argon, and one way to compile, shared by the tests of properties."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmlip.compilation import LEAST_WORK
+from jaxmlip.compilation import LEAST_WORK, known
 from jaxmlip.energy import LennardJones
 from jaxmlip.system import make_system
 
-OPTIONS = dict(LEAST_WORK) if jax.default_backend() == "cpu" else None
+OPTIONS = known(LEAST_WORK)
 
 
 def compiled(function):
