@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jaxmlip.energy import AbstractEnergy
     from jaxmlip.learn.finetune import Finetuned
     from jaxmlip.learn.replay import Replay
+    from jaxmlip.learn.step import Trainable
 
 MODEL = "model.jaxmlip"
 CHECKPOINT = "finetune.checkpoint"
@@ -67,8 +68,12 @@ class FinetuneConfig:
     output: Path = Path("runs/finetune")
     resume: bool = False
     """Go on with the fit in `output`, to the bit."""
+    by: Literal["parameters", "low-rank", "correction"] = "parameters"
+    """What changes: the parameters, products of thin matrices beside each, or an energy that is added."""
     train: tuple[str, ...] = ()
-    """Parameters to change, by any part of their path, such as `readout`; without, all of them."""
+    """Parameters to change: `last layer`, `species embedding`, or any part of their path; without, all of them."""
+    rank: int = 4
+    """Of what is added to each matrix with `by = "low-rank"`."""
     labels: Labels = Labels()
     fit: Fit = Fit()
     structures: tyro.conf.Suppress[dict[str, Any]] = dataclasses.field(default_factory=dict)
@@ -82,6 +87,7 @@ class FinetuneConfig:
 def main(argv: Sequence[str]) -> int:
     """Fit, print the table, write model and report."""
     from jaxmlip.learn.finetune import FinetuneSettings, finetune
+    from jaxmlip.learn.trainable import LowRank
     from jaxmlip.models.pretrained import save
 
     config = parse(FinetuneConfig, argv, command="finetune")
@@ -105,18 +111,20 @@ def main(argv: Sequence[str]) -> int:
     if checkpoint.exists() and not config.resume:
         raise UserError(f"{config.output} holds a fit: continue it with `--resume`, or give another `--output`.")
     settings.write_run(config.output, config, command="finetune", seed=fit.seed, inputs=tuple(config.labels.files))
+    start, trainable = adjustable(energy, config)
     found = finetune(
-        energy,
+        start,
         targets,
         replay=replay,
         settings=asked,
-        trainable=chosen(energy, config.train),
+        trainable=trainable,
         checkpoint=checkpoint,
         quiet=False,
     )
     print(found.table())
     print(f"\n{len(found.history)} updates: {found.reason}.")
-    save(config.output / MODEL, found.energy, versions=settings.versions())
+    tuned = found.energy.merged() if isinstance(found.energy, LowRank) else found.energy
+    save(config.output / MODEL, tuned, versions=settings.versions())
     settings.write_text(config.output / "finetune.json", json.dumps(record_of(found), indent=2) + "\n")
     settings.write_text(config.output / "report.html", page(f"{config.model}: {found.reason}.", found))
     print(f"Written: {config.output / MODEL}, {config.output / 'report.html'}")
@@ -132,18 +140,19 @@ def _is_float(x: Any) -> bool:
     return isinstance(x, (jax.Array, np.ndarray)) and np.issubdtype(x.dtype, np.floating)
 
 
-def chosen(energy: AbstractEnergy, parts: Sequence[str]) -> Any:
-    """Which parameters may change.
+def adjustable(energy: AbstractEnergy, config: FinetuneConfig) -> tuple[AbstractEnergy, Trainable]:
+    """The energy in the form in which it is fitted, and what of it may change.
 
-    **Raises:** `UserError` for a part that is in no path.
+    **Raises:** `UserError` for parts that it does not have, or that are not asked for by what changes.
     """
-    if not parts:
-        return None
-    paths = [jax.tree_util.keystr(path) for path, x in jax.tree_util.tree_leaves_with_path(energy) if _is_float(x)]
-    for part in parts:
-        if not any(part in path for path in paths):
-            raise UserError(f"`train`: no parameter has {part!r} in its path; there are {', '.join(paths)}.")
-    return lambda path, leaf: any(part in path for part in parts)
+    from jaxmlip.learn.trainable import corrected, low_rank, select
+
+    if config.by == "parameters":
+        return energy, select(energy, config.train)
+    if config.train:
+        raise UserError(f'`train` chooses parameters; with `by = "{config.by}"` leave it out.')
+    key = jax.random.key(config.fit.seed)
+    return low_rank(energy, config.rank, key=key) if config.by == "low-rank" else corrected(energy, key=key)
 
 
 def read_labels(energy: AbstractEnergy, labels: Labels) -> Replay | None:
@@ -197,12 +206,10 @@ def page(lead: str, found: Finetuned) -> str:
     def mean(predictions):
         return float(np.mean([predictions[t.name].chi2 for t in fitted]))
 
-    first = found.history[0] if found.history else {}
-    last = found.history[-1] if found.history else {}
     cards = {"chi-square of the targets, before": f"{mean(found.before):.3g}", "after": f"{mean(found.after):.3g}"}
     cards["updates"] = str(len(found.history))
-    if first.get("label_chi2"):
-        rise = 100.0 * (np.sqrt(last["label_chi2"] / first["label_chi2"]) - 1.0)
+    if found.label_chi2[0]:
+        rise = 100.0 * (np.sqrt(found.label_chi2[1] / found.label_chi2[0]) - 1.0)
         cards["rise of the deviations of the labels"] = f"{rise:.1f} %"
     out.cards(cards)
     lines = [line.split("  ") for line in found.table().splitlines()]

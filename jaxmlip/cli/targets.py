@@ -60,6 +60,7 @@ class TargetTable:
 
     observable: str
     at: str
+    """A structure or a state."""
     value: float | tuple[float, ...]
     uncertainty: float | tuple[float, ...] | None = None
     unit: str = "1"
@@ -76,6 +77,10 @@ class TargetTable:
     """How far each window reaches from its start, either way in time."""
     every: int = 5
     """Steps between moments of a window."""
+    strain: float = 0.006
+    """Of the cells whose stresses give elastic constants at a temperature."""
+    warmer: str | None = None
+    """The state up to which `mean_thermal_expansion` is taken from that of `at`."""
 
 
 def _given(table: TargetTable, name: str, field: str) -> Any:
@@ -105,6 +110,7 @@ OBSERVABLES: dict[str, _Maker] = {
     "heat_capacity": lambda t, n: static.HeatCapacity(),
     "isothermal_bulk_modulus": lambda t, n: static.BulkModulus(),
     "thermal_expansion": lambda t, n: static.ThermalExpansion(),
+    "mean_thermal_expansion": lambda t, n: kinds.Total((), "inverse temperature"),
     "rdf": lambda t, n: distributions.RadialDistribution(_edges(t, n), width=t.width or 0.05),
     "adf": lambda t, n: distributions.AngleDistribution(
         _edges(t, n), cutoff=_given(t, n, "cutoff_angstrom"), width=t.width or 2.0
@@ -113,7 +119,7 @@ OBSERVABLES: dict[str, _Maker] = {
     "viscosity": lambda t, n: correlations.Viscosity(),
     "vacf": lambda t, n: correlations.VelocityAutocorrelation(),
 }
-"""What a target may be, by name; those of a `Window` need `window_fs`."""
+"""What a target may be, by name; those of a `Window` need `window_fs`. Between states: see `_between`."""
 
 
 def read_targets(
@@ -130,6 +136,7 @@ def read_targets(
         raise UserError("there is nothing to fit: write a table `[targets.NAME]` for each value that was observed.")
     places = _places(energy, structures, states)
     windows: dict[tuple, Dynamics] = {}
+    strained: dict[tuple, Any] = {}
     found = []
     for name, given in targets.items():
         table = _table(TargetTable, given, f"targets.{name}")
@@ -144,6 +151,8 @@ def read_targets(
         with blame(f"`targets.{name}`"):
             observable = OBSERVABLES[table.observable](table, name)
             place: Any = places[table.at]
+            if isinstance(place, StatePoint):
+                observable, place = _between(table, name, observable, place, places, strained)
             if isinstance(place, Vacancy):
                 place = (place.crystal, place)
             if isinstance(observable, correlations.AbstractDynamic) and isinstance(place, StatePoint):
@@ -165,6 +174,30 @@ def read_targets(
                 )
             )
     return found
+
+
+def _between(
+    table: TargetTable,
+    name: str,
+    observable: Any,
+    point: StatePoint,
+    places: Mapping[str, Any],
+    strained: dict[tuple, Any],
+) -> tuple[Any, Any]:
+    """What is a difference between state points, and these; anything else as it is."""
+    if table.observable in ("C11", "C12", "C44"):
+        key = (table.at, table.strain)
+        if key not in strained:
+            strained[key] = kinds.cubic_constants(point, table.strain)
+        return strained[key][table.observable.removeprefix("C")]
+    if table.observable == "mean_thermal_expansion":
+        warmer = places.get(_given(table, name, "warmer"))
+        if not isinstance(warmer, StatePoint):
+            raise UserError(f"`targets.{name}.warmer`: there is no state {table.warmer!r}")
+        return kinds.thermal_expansion(point, warmer)
+    if table.observable == "lattice_constant":
+        return static.LatticeConstant(atoms=_given(table, name, "atoms")), point
+    return observable, point
 
 
 def _places(energy: AbstractEnergy, structures: Mapping[str, Any], states: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from jaxmlip.energy.base import SystemCheck as SystemCheck
 from jaxmlip.energy.base import check_cutoff as check_cutoff
 from jaxmlip.energy.base import check_elements as check_elements
 from jaxmlip.energy.base import check_system as check_system
+from jaxmlip.energy.base import is_parameter as is_parameter
 from jaxmlip.energy.base import system_checks as system_checks
 from jaxmlip.energy.bias import External as External
 from jaxmlip.energy.bias import PlanarWall as PlanarWall

@@ -106,6 +106,11 @@ def parameter(value: float | Float[Array, "..."] | np.ndarray) -> Float[Array, "
     return jnp.asarray(value, None if hasattr(value, "dtype") else jnp.result_type(float))
 
 
+def is_parameter(leaf: Any) -> bool:
+    """NumPy arrays are constants of an energy; JAX arrays of floats are its parameters."""
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
 def cast(energy: Energy, dtype: Any) -> Energy:
     """The same energy with its floating-point arrays in another type."""
     return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, energy)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxmlip.energy.base import AbstractEnergy, Sum, system_checks
+from jaxmlip.energy.base import AbstractEnergy, Sum, is_parameter, system_checks
 from jaxmlip.energy.derivatives import energy_forces_virial
 from jaxmlip.graph import Graph
 
@@ -61,7 +61,7 @@ class Committee(AbstractEnergy):
             raise ValueError("The members of a committee must have the same form: same class, settings and sizes.")
         if any(hasattr(part, "plan") for part in system_checks(energies[0])):
             raise ValueError("A member is planned for certain cells (an Ewald sum): add it to the committee instead.")
-        chosen = [_is_parameter(leaf) for leaf in jax.tree.leaves(energies[0])]
+        chosen = [is_parameter(leaf) for leaf in jax.tree.leaves(energies[0])]
         if own is not None:
             mine = {id(leaf) for leaf in own(energies[0])}
             chosen = [c and id(leaf) in mine for c, leaf in zip(chosen, jax.tree.leaves(energies[0]), strict=True)]
@@ -153,7 +153,3 @@ def deviation(values: Float[Array, "members *shape"]) -> Float[Array, "*shape"]:
     square = jnp.sum((values - jnp.mean(values, axis=0, keepdims=True)) ** 2, axis=0) / float(values.shape[0] - 1)
     positive = square > 0.0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, jnp.ones_like(square))), jnp.zeros_like(square))
-
-
-def _is_parameter(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)

@@ -17,6 +17,9 @@ from jaxmlip.learn.finetune import predict as predict
 from jaxmlip.learn.free_energies import bennett as bennett
 from jaxmlip.learn.free_energies import free_energy as free_energy
 from jaxmlip.learn.free_energies import melting_temperature as melting_temperature
+from jaxmlip.learn.hessian import hessian_labels as hessian_labels
+from jaxmlip.learn.hessian import label_hessians as label_hessians
+from jaxmlip.learn.hessian import make_force_constants as make_force_constants
 from jaxmlip.learn.linear import LinearFit as LinearFit
 from jaxmlip.learn.linear import fit_linear as fit_linear
 from jaxmlip.learn.loss import Loss as Loss
@@ -27,7 +30,9 @@ from jaxmlip.learn.noise import Likelihood as Likelihood
 from jaxmlip.learn.noise import find_noise as find_noise
 from jaxmlip.learn.noise import predict_noise as predict_noise
 from jaxmlip.learn.noise import read_noise as read_noise
+from jaxmlip.learn.replay import AbstractLabels as AbstractLabels
 from jaxmlip.learn.replay import Replay as Replay
+from jaxmlip.learn.replay import linear_replay as linear_replay
 from jaxmlip.learn.replay import make_replay as make_replay
 from jaxmlip.learn.reweight import expectation as expectation
 from jaxmlip.learn.reweight import max_step as max_step
@@ -47,10 +52,14 @@ from jaxmlip.learn.step import step as step
 from jaxmlip.learn.targets import Dynamics as Dynamics
 from jaxmlip.learn.targets import Structure as Structure
 from jaxmlip.learn.targets import Target as Target
+from jaxmlip.learn.targets import Total as Total
 from jaxmlip.learn.targets import Vacancy as Vacancy
 from jaxmlip.learn.train import FitResult as FitResult
 from jaxmlip.learn.train import best_energy as best_energy
 from jaxmlip.learn.train import fit as fit
+from jaxmlip.learn.trainable import corrected as corrected
+from jaxmlip.learn.trainable import low_rank as low_rank
+from jaxmlip.learn.trainable import select as select
 from jaxmlip.learn.windows import make_starts as make_starts
 from jaxmlip.learn.windows import window_gradient as window_gradient
 from jaxmlip.learn.windows import window_values as window_values

@@ -30,10 +30,10 @@ from jaxmlip.energy import AbstractEnergy
 from jaxmlip.errors import UserError
 from jaxmlip.learn.finetune_checkpoint import Progressed, read, write
 from jaxmlip.learn.finetune_problem import FinetuneProblem as FinetuneProblem
-from jaxmlip.learn.finetune_problem import FinetuneSettings as FinetuneSettings
 from jaxmlip.learn.finetune_problem import Prediction as Prediction
+from jaxmlip.learn.finetune_settings import FinetuneSettings as FinetuneSettings
 from jaxmlip.learn.progress import Progress
-from jaxmlip.learn.replay import Replay
+from jaxmlip.learn.replay import AbstractLabels
 from jaxmlip.learn.step import Trainable
 from jaxmlip.learn.targets import Target, check_targets
 
@@ -42,7 +42,10 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Finetuned:
-    """What a fine-tuning found: the energy, targets before and after, and what happened in each update."""
+    """What a fine-tuning found: the energy, targets before and after, and what happened in each update.
+
+    `label_chi2` and `fitted_chi2` are those of labels to keep and to be fitted, before and after.
+    """
 
     energy: AbstractEnergy
     targets: tuple[Target, ...]
@@ -50,6 +53,8 @@ class Finetuned:
     after: Mapping[str, Prediction]
     history: tuple[Mapping[str, Any], ...]
     reason: str
+    label_chi2: tuple[float, float] = (0.0, 0.0)
+    fitted_chi2: tuple[float, float] = (0.0, 0.0)
 
     def table(self) -> str:
         """Target, before and after, one a line; held out ones last."""
@@ -62,6 +67,10 @@ class Finetuned:
                 for found in (self.before[target.name], self.after[target.name]):
                     cells.append(f"{found.value[i]:.5g}" + (f" ± {found.stderr[i]:.2g}" if found.stderr[i] > 0 else ""))
                 lines.append(f"{name:<24} " + " ".join(f"{c:>20}" for c in cells) + f"  {target.unit}")
+        for name, (start, end) in (("kept", self.label_chi2), ("new", self.fitted_chi2)):
+            if start > 0.0:
+                cells = "-", "1", f"{np.sqrt(end / start):.4g}"
+                lines.append(f"{f'labels, {name}':<24} " + " ".join(f"{c:>20}" for c in cells) + "  of the deviations")
         return "\n".join(lines)
 
 
@@ -69,7 +78,8 @@ def finetune(
     energy: AbstractEnergy,
     targets: Sequence[Target],
     *,
-    replay: Replay | None = None,
+    replay: AbstractLabels | None = None,
+    labels: AbstractLabels | None = None,
     settings: FinetuneSettings = FinetuneSettings(),  # noqa: B008
     trainable: Trainable | None = None,
     progress: Callable[[Mapping[str, Any]], None] | None = None,
@@ -78,15 +88,16 @@ def finetune(
 ) -> Finetuned:
     """Parameters of the highest likelihood, given targets and labels.
 
-    `trainable(path, leaf)` says which arrays of floats may change (all); `replay` are the labels to keep.
+    `trainable(path, leaf)` says which arrays of floats may change (all); `replay` are labels to keep, `labels` new
+    ones to be fitted, such as `make_force_constants` gives: with these there need be no target.
     `progress(record)` is called after each update, and all that the next one needs goes to the file `checkpoint`: where
     it is there already, the fit goes on from it, to the bit.
 
     **Raises:** `UserError` for targets that make no fit, nothing to train, structures or state points that fail at
     the start, and a checkpoint that is damaged or of another fit.
     """
-    check_targets(targets)
-    problem = FinetuneProblem(energy, tuple(t for t in targets if not t.holdout), replay, settings, trainable)
+    check_targets(targets, labels is not None)
+    problem = FinetuneProblem(energy, tuple(t for t in targets if not t.holdout), replay, settings, trainable, labels)
     held = FinetuneProblem(energy, tuple(t for t in targets if t.holdout), None, settings, trainable)
     with Progress(quiet=quiet) as bar:
         kept = None if checkpoint is None else read(checkpoint, problem, held)
@@ -117,7 +128,10 @@ def finetune(
             unknown = {t.name: np.full(np.size(t.value), np.nan) for t in held.targets}
             after |= {name: Prediction(x, x, float("nan")) for name, x in unknown.items()}
     done = reason or "all updates were made"
-    return Finetuned(problem.energy(state), tuple(targets), before, after, tuple(history), done)
+    label_chi2 = float(problem.label_start or 0.0), state.label_chi2
+    fitted_chi2 = float(problem.fitted_start or 0.0), state.fitted_chi2
+    energy = problem.energy(state)
+    return Finetuned(energy, tuple(targets), before, after, tuple(history), done, label_chi2, fitted_chi2)
 
 
 def predict(

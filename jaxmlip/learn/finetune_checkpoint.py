@@ -14,7 +14,8 @@ from jax.flatten_util import ravel_pytree
 
 from jaxmlip.errors import UserError
 from jaxmlip.files import write_atomically
-from jaxmlip.learn.finetune_problem import FinetuneProblem, FitState, Prediction, reach
+from jaxmlip.learn.finetune_problem import FinetuneProblem, FitState, Prediction
+from jaxmlip.learn.finetune_sampling import reach
 from jaxmlip.learn.frames import Frames
 from jaxmlip.learn.mixture import mix
 from jaxmlip.learn.sampler import Health, Samples, StatePoint
@@ -41,7 +42,9 @@ def write(path: Path | None, problem: FinetuneProblem, held: FinetuneProblem, ke
         "params": state.params,
         "key": state.key,
         "label_chi2": state.label_chi2,
+        "fitted_chi2": state.fitted_chi2,
         "label_start": problem.label_start,
+        "fitted_start": problem.fitted_start,
         "values": state.values,
         "errors": state.errors,
         "points": [dict(vars(state.points[p])) if p in state.points else None for p in problem.places],
@@ -69,7 +72,7 @@ def read(path: Path, problem: FinetuneProblem, held: FinetuneProblem) -> Progres
         raise UserError(
             f"{path} is of another fit (targets, labels, settings or start): give another file, or remove it."
         )
-    problem.label_start = tree["label_start"]
+    problem.label_start, problem.fitted_start = tree["label_start"], tree["fitted_start"]
     samples = {
         p: tuple(_to_samples(problem, p, s) for s in sets)
         for p, sets in zip(problem.places, tree["samples"], strict=True)
@@ -87,9 +90,8 @@ def read(path: Path, problem: FinetuneProblem, held: FinetuneProblem) -> Progres
         if found is not None
     }
     values, errors = ({name: np.asarray(x) for name, x in tree[kind].items()} for kind in ("values", "errors"))
-    state = FitState(
-        tree["params"], points, samples, mixtures, starts, values, errors, float(tree["label_chi2"]), tree["key"]
-    )
+    chi2 = float(tree["label_chi2"]), float(tree["fitted_chi2"])
+    state = FitState(tree["params"], points, samples, mixtures, starts, values, errors, *chi2, tree["key"])
     before = {n: Prediction(np.asarray(v), np.asarray(e), float(c)) for n, (v, e, c) in tree["before"].items()}
     return Progressed(state, before, metadata["history"])
 
@@ -100,7 +102,7 @@ def _fingerprint(problem: FinetuneProblem, held: FinetuneProblem) -> str:
     for t in (*problem.targets, *held.targets):
         text += [t.name, type(t.observable).__name__, str(t.values.tolist()), str(t.covariance().tolist())]
     digest = hashlib.sha256("\n".join(text).encode())
-    numbers = [problem.origin, *jax.tree.leaves(problem.replay)]
+    numbers = [problem.origin, *jax.tree.leaves(problem.kinds)]
     for x in numbers:
         digest.update(np.asarray(x).tobytes())
     return digest.hexdigest()
@@ -126,8 +128,8 @@ def _to_samples(problem: FinetuneProblem, point: StatePoint, found: dict[str, An
     frames = Frames(point.system, found["positions"], found["cells"], found["atom_energies"], found["near"])
     health = None
     if found["health"] is not None:
-        kelvin, force, pair = found["health"]
-        health = Health(np.asarray(kelvin), float(force), float(pair))
+        kelvin, force, pair, wander = found["health"]
+        health = Health(np.asarray(kelvin), float(force), float(pair), np.asarray(wander))
     return Samples(frames, energy, point.conditions(), found["replicas"], found["states"], health)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,16 +15,19 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from scipy import linalg
 
 from jaxmlip.compilation import Compiled
-from jaxmlip.energy import AbstractEnergy
+from jaxmlip.energy import AbstractEnergy, is_parameter
 from jaxmlip.errors import UserError
 from jaxmlip.learn import replay as labels
 from jaxmlip.learn.adjoint import Checkpoint, Forward
-from jaxmlip.learn.diagnostics import estimate, rhats
+from jaxmlip.learn.diagnostics import estimate, gradient_noise
+from jaxmlip.learn.finetune_sampling import PredictionFailed, draw, named, reach
+from jaxmlip.learn.finetune_settings import FinetuneSettings
+from jaxmlip.learn.free_energies import melting_estimate, melting_temperature
+from jaxmlip.learn.gauss_newton import Quadratic, gauss_newton_step
 from jaxmlip.learn.mixture import Mixture, mix
-from jaxmlip.learn.reweight import expectation, max_step, reweight
-from jaxmlip.learn.sampler import Samples, StatePoint, sample
-from jaxmlip.learn.step import is_parameter
-from jaxmlip.learn.targets import Dynamics, Target, Vacancy
+from jaxmlip.learn.reweight import expectation, max_step, replica_gradients, reweight
+from jaxmlip.learn.sampler import Samples, StatePoint
+from jaxmlip.learn.targets import Dynamics, MeltingPoint, Quantity, Target, Total, Vacancy
 from jaxmlip.learn.windows import Starts, make_starts, window_estimate, window_gradient
 from jaxmlip.observables.correlations import AbstractDynamic
 from jaxmlip.observables.static import AbstractStatic
@@ -36,53 +38,6 @@ _log = logging.getLogger(__name__)
 _HALVINGS = 8
 _FAR, _OPPOSITE = 4.0, -0.9  # chi-square of a value; cosine between two gradients
 _FEW = 8  # parameters, up to which tangents along a path are cheaper than going back
-
-
-@dataclasses.dataclass(frozen=True)
-class FinetuneSettings:
-    """How far and how carefully.
-
-    - `updates`: at most so many; fewer where a step would raise the likelihood by less than `enough` (of a chi-square).
-    - `freedom`: the width of the prior, in root mean squares of each array of parameters.
-    - `ess`: the least effective number of frames, as a part of those of one set; `keep` sets are mixed. A step goes as
-      far as that, times `leap`: beyond 1 derivatives are trusted farther than weights, and each step is judged by new
-      frames. Far from the targets that saves many updates.
-    - `rhat`: the largest split R-hat of any replica; frames are doubled up to `doublings` times, then the run stops.
-    - `label_rise`: how much the root mean square deviation of the labels may rise.
-    - `iterations` of conjugate gradients for a step, to the relative `tolerance`.
-    - `max_force` [eV/Å], `closest_pair` [Å] and `max_heat` (times the temperature): limits for frames of dynamics.
-    """
-
-    updates: int = 20
-    enough: float = 0.02
-    freedom: float = 1.0
-    ess: float = 0.5
-    leap: float = 1.0
-    keep: int = 3
-    rhat: float = 1.1
-    doublings: int = 2
-    label_rise: float = 0.1
-    iterations: int = 100
-    tolerance: float = 1e-3
-    max_force: float = 50.0
-    closest_pair: float = 0.5
-    max_heat: float = 1.3
-    seed: int = 0
-
-    def __post_init__(self):
-        positive = ("freedom", "label_rise", "tolerance", "max_force", "closest_pair", "enough")
-        for name in positive:
-            if not getattr(self, name) > 0.0:
-                raise UserError(f"`{name}` must be positive; got {getattr(self, name)}.")
-        for name in ("updates", "keep", "iterations"):
-            if getattr(self, name) < 1:
-                raise UserError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
-        if not 0.0 < self.ess < 1.0:
-            raise UserError(f"`ess` must lie between 0 and 1; got {self.ess}.")
-        if not self.leap >= 1.0:
-            raise UserError(f"`leap` must be at least 1; got {self.leap}.")
-        if not self.rhat > 1.0 or not self.max_heat > 1.0:
-            raise UserError(f"`rhat` and `max_heat` must be above 1; got {self.rhat} and {self.max_heat}.")
 
 
 class Prediction(NamedTuple):
@@ -104,18 +59,18 @@ class FitState(NamedTuple):
     values: dict[str, np.ndarray]
     errors: dict[str, np.ndarray]
     label_chi2: float
+    fitted_chi2: float
     key: PRNGKeyArray
-
-
-class PredictionFailed(Exception):
-    """Parameters that no prediction can be made for."""
 
 
 class FinetuneProblem:
     """All that does not change from update to update."""
 
-    def __init__(self, energy, targets, replay, settings, trainable):
-        self.targets, self.replay, self.settings = targets, replay, settings
+    settings: FinetuneSettings
+
+    def __init__(self, energy, targets, replay, settings, trainable, fitted=None):
+        self.targets, self.replay, self.fitted, self.settings = targets, replay, fitted, settings
+        self.kinds = [x for x in (replay, fitted) if x is not None]
         chosen = jax.tree_util.tree_map_with_path(
             lambda path, x: is_parameter(x) and (trainable is None or bool(trainable(jax.tree_util.keystr(path), x))),
             energy,
@@ -127,7 +82,7 @@ class FinetuneProblem:
         widths = jax.tree.map(lambda x: jnp.full_like(x, settings.freedom * _size(x)), self.given)
         self.prior = 1.0 / ravel_pytree(widths)[0] ** 2
         self.places = _ordered(targets)
-        self.label_start = None
+        self.label_start = self.fitted_start = None
         for target in targets:
             if isinstance(target.observable, AbstractDynamic):
                 try:
@@ -139,13 +94,13 @@ class FinetuneProblem:
         return eqx.combine(self.unravel(state.params), self.fixed)
 
     def start(self) -> FitState:
-        state = FitState(self.origin, {}, {}, {}, {}, {}, {}, 0.0, jax.random.key(self.settings.seed))
+        state = FitState(self.origin, {}, {}, {}, {}, {}, {}, 0.0, 0.0, jax.random.key(self.settings.seed))
         try:
             state = self.sampled(state, self.places)
             state = self.found(state, self.origin)
         except (PredictionFailed, SimulationError) as error:
             raise UserError(f"The energy cannot predict the targets to begin with: {error}") from error
-        self.label_start = state.label_chi2
+        self.label_start, self.fitted_start = state.label_chi2, state.fitted_chi2
         return state
 
     def beside(self, state: FitState) -> FitState:
@@ -169,23 +124,13 @@ class FinetuneProblem:
         samples, mixtures = dict(state.samples), dict(state.mixtures)
         points = [p for p in places if isinstance(p, StatePoint)]
         for point in points:
-            before, observables, longer = samples.get(point, ()), self.observables(point), point
-            for attempt in range(self.settings.doublings + 1):
-                key, here = jax.random.split(key)
-                states = made.states if attempt else (before[-1].states if before else None)
-                made = sample(energy, longer, key=here, states=states)
-                self.check_health(point, made)
-                worst = rhats(observables, energy, mix((made,), reach=reach(observables)))
-                name = max(worst, key=lambda n: worst[n])
-                if not worst[name] > self.settings.rhat:
-                    break
-                if attempt == self.settings.doublings:
-                    raise PredictionFailed(
-                        f"replicas at {_named(point)} differ (split R-hat {worst[name]:.2f} of {name}): they are in "
-                        "different phases, or the runs are too short. Melt them, or give more `burn_in` and `frames`."
-                    )
-                longer = dataclasses.replace(longer, frames=2 * longer.frames)
-            samples[point] = (made,) if alone else (*before, made)[-self.settings.keep :]
+            before, observables = samples.get(point, ()), self.observables(point)
+            key, here = jax.random.split(key)
+            made = draw(energy, point, observables, before, self.settings, here)
+            anchored = any(point in t.places for t in self.melting())  # free energies count from the first frames
+            samples[point] = (*before[:1], made) if alone and anchored else (made,) if alone else (*before, made)
+            if not anchored:
+                samples[point] = samples[point][-self.settings.keep :]
             mixtures[point] = mix(samples[point], reach=reach(observables))
         return self.with_starts(state._replace(samples=samples, mixtures=mixtures, key=key), points)
 
@@ -207,21 +152,23 @@ class FinetuneProblem:
         try:
             return make_starts(energy, (made,), place.window, key=key, exponent=known)
         except ValueError as error:
-            raise UserError(f"Windows at {_named(place.point)}: {error}") from error
-
-    def check_health(self, point: StatePoint, made: Samples) -> None:
-        health, limits = made.health, self.settings
-        assert health is not None
-        if health.largest_force > limits.max_force or health.closest_pair < limits.closest_pair:
-            raise PredictionFailed(
-                f"dynamics at {_named(point)} met forces of {health.largest_force:.1f} eV/Å and atoms "
-                f"{health.closest_pair:.2f} Å apart (limits {limits.max_force} and {limits.closest_pair})"
-            )
-        if float(health.temperature.max()) > limits.max_heat * point.temperature:
-            raise PredictionFailed(f"dynamics at {_named(point)} heat up to {health.temperature.max():.0f} K")
+            raise UserError(f"Windows at {named(place.point)}: {error}") from error
 
     def observables(self, place: Any) -> dict[str, Any]:
-        return {t.name: t.observable for t in self.targets if t.places[0] is place}
+        """All that is observed at one place, by the names of targets and of their parts."""
+        whole = (Total, MeltingPoint)
+        found = {
+            t.name: t.observable for t in self.targets if not isinstance(t.observable, whole) and t.places[0] is place
+        }
+        for t in self.totals():
+            found |= {name: part for name, (part, where) in _parts(t).items() if where is place}
+        return found
+
+    def totals(self) -> list[Target]:
+        return [t for t in self.targets if isinstance(t.observable, Total)]
+
+    def melting(self) -> list[Target]:
+        return [t for t in self.targets if isinstance(t.observable, MeltingPoint)]
 
     def found(self, state: FitState, params: Float[Array, "parameters"]) -> FitState:
         """The predictions at other parameters: structures relaxed anew, averages by the weights of the frames."""
@@ -250,6 +197,13 @@ class FinetuneProblem:
         for target in self.ground():
             row = np.ravel(np.asarray(_values(energy, [points[p] for p in target.places], target), float))
             values[target.name], errors[target.name] = row, np.zeros_like(row)
+        for target in self.melting():
+            solid, liquid = (state.samples[p] for p in target.places)
+            value, error = melting_estimate(energy, solid, liquid)
+            values[target.name], errors[target.name] = np.array([value]), np.array([error])
+        for target in self.totals():
+            values[target.name] = sum((values.pop(n) for n in _parts(target)), np.zeros(1))
+            errors[target.name] = np.sqrt(sum((errors.pop(n) ** 2 for n in _parts(target)), np.zeros(1)))
         for target in self.targets:
             if len(values[target.name]) != len(target.values):
                 raise UserError(
@@ -258,11 +212,17 @@ class FinetuneProblem:
                 )
         if not all(np.all(np.isfinite(v)) for v in values.values()):
             raise PredictionFailed("a prediction is not finite")
-        chi2 = 0.0 if self.replay is None else float(labels.chi_square(self.replay, self.unravel(params), self.fixed))
-        return state._replace(params=params, points=points, values=values, errors=errors, label_chi2=chi2)
+        found = state._replace(params=params, points=points, values=values, errors=errors)
+        return found._replace(
+            label_chi2=self.of_labels(self.replay, params), fitted_chi2=self.of_labels(self.fitted, params)
+        )
+
+    def of_labels(self, kept: labels.AbstractLabels | None, params: Float[Array, "parameters"]) -> float:
+        """Their chi-square."""
+        return 0.0 if kept is None else float(labels.chi_square(kept, self.unravel(params), self.fixed))
 
     def ground(self) -> list[Target]:
-        return [t for t in self.targets if not isinstance(t.observable, (AbstractStatic, AbstractDynamic))]
+        return [t for t in self.targets if isinstance(t.observable, Quantity)]
 
     def predictions(self, state: FitState) -> dict[str, Prediction]:
         found = {}
@@ -278,7 +238,8 @@ class FinetuneProblem:
 
     def objective(self, state: FitState) -> float:
         moved = np.asarray(state.params - self.origin, float)
-        return self.chi2(state) + state.label_chi2 + float(np.sum(np.asarray(self.prior, float) * moved**2))
+        prior = float(np.sum(np.asarray(self.prior, float) * moved**2))
+        return self.chi2(state) + state.label_chi2 + state.fitted_chi2 + prior
 
     def rows(self, state: FitState) -> dict[str, Float[Array, "values parameters"]]:
         """Derivatives of all fitted values by the parameters."""
@@ -290,6 +251,11 @@ class FinetuneProblem:
             elif fitted and isinstance(place, StatePoint):
                 rows = _static_rows(state.params, self.unravel, self.fixed, fitted, state.mixtures[place])
                 found |= {name: row.reshape(-1, len(state.params)) for name, row in rows.items()}
+        for t in self.melting():
+            solid, liquid = (state.mixtures[p] for p in t.places)
+            found[t.name] = _melting_row(state.params, self.unravel, self.fixed, solid, liquid)[None]
+        for target in self.totals():
+            found[target.name] = sum((found.pop(n) for n in _parts(target)), jnp.zeros(()))
         ground = self.ground()
         for places in dict.fromkeys(t.places for t in ground):
             here = [t for t in ground if t.places == places]
@@ -327,28 +293,35 @@ class FinetuneProblem:
 
     def update(self, state: FitState) -> tuple[FitState, dict[str, Any]]:
         """One step, or the reason to stop."""
+        signals = {p: self.signal(state, p) for p in self.places if isinstance(p, StatePoint)}
+        weak = [p for p, ratio in signals.items() if ratio < self.settings.signal]
+        if weak:
+            try:
+                state = self.found(self.sampled(state, weak), state.params)
+            except (PredictionFailed, SimulationError) as error:
+                return state, {**self.record(state), "stop": str(error)}
         rows = self.rows(state)
         whitened, wrong = [], []
         for t in self.targets:
             scale = _whitening(t, state)
             whitened.append(scale @ np.asarray(rows[t.name], float))
             wrong.append(scale @ (state.values[t.name] - t.values))
-        jacobian = jnp.asarray(np.concatenate(whitened), self.origin.dtype)
-        residual = jnp.asarray(np.concatenate(wrong), self.origin.dtype)
+        none = np.zeros((0, len(state.params)))
+        jacobian = jnp.asarray(np.concatenate([none, *whitened]), self.origin.dtype)
+        residual = jnp.asarray(np.concatenate([none[:, 0], *wrong]), self.origin.dtype)
         gradient = jacobian.T @ residual + self.prior * (state.params - self.origin)
-        if self.replay is not None:
-            gradient = gradient + ravel_pytree(labels.slope(self.replay, self.unravel(state.params), self.fixed)[1])[0]
+        for kind in self.kinds:
+            gradient = gradient + ravel_pytree(labels.slope(kind, self.unravel(state.params), self.fixed)[1])[0]
         pulls = {t.name: w.T @ r for t, w, r in zip(self.targets, whitened, wrong, strict=True)}
-        step, solved = self.solve(state, jacobian, gradient)
+        quadratic = Quadratic(jacobian, gradient, self.prior, tuple(self.kinds), self.unravel, self.fixed)
+        step, solved = gauss_newton_step(quadratic, state.params, self.settings)
         within = min([1.0, *self.allowed(state, step)])
         allowed = min(1.0, self.settings.leap * within)
-        record = {
-            "chi2": self.chi2(state),
-            "label_chi2": state.label_chi2,
+        record = self.record(state) | {
             "solved": solved,
             "allowed": round(float(allowed), 4),
             "conflicts": self.conflicts(pulls, [float(np.mean(r**2)) for r in wrong]),
-            "stop": "",
+            "signal": {named(p): round(ratio, 2) for p, ratio in signals.items() if np.isfinite(ratio)},
         }
         promised = -float(jnp.vdot(gradient, step))
         if promised < self.settings.enough:
@@ -377,8 +350,41 @@ class FinetuneProblem:
                 return state, record | {"stop": f"taken back: {error}"}
         record |= {"step": round(float(size), 4), "promised": promised, "gained": gained, "chi2": self.chi2(after)}
         record |= {"linearity": self.linearity(state, after, rows, size * np.asarray(step, float))}
-        record |= {"label_chi2": after.label_chi2, "effective": {_named(p): round(n, 1) for p, n in ess.items()}}
+        record |= {"label_chi2": after.label_chi2, "fitted_chi2": after.fitted_chi2}
+        record |= {"effective": {named(p): round(n, 1) for p, n in ess.items()}}
         return after, record
+
+    def record(self, state: FitState) -> dict[str, Any]:
+        """How far the parameters are from all that is known."""
+        chi2 = {"chi2": self.chi2(state), "label_chi2": state.label_chi2, "fitted_chi2": state.fitted_chi2}
+        return {**chi2, "conflicts": [], "stop": ""}
+
+    def signal(self, state: FitState, point: StatePoint) -> float:
+        """Norm of the gradient of the chi-square of what is observed at a state point over that of its standard error,
+        from replicas; infinite where there is nothing left to fit."""
+        observables, pulls, chi2 = self.observables(point), {}, []
+        for t in self.targets:
+            names = {t.name, *_parts(t)}
+            scale = _whitening(t, state)
+            wrong = scale @ (state.values[t.name] - t.values)
+            for name in names & set(observables):
+                pulls[name] = jnp.asarray(scale.T @ wrong)
+                chi2.append(float(np.mean(wrong**2)))
+        if not chi2 or not self.settings.signal or max(chi2) < 1.0 or state.samples[point][-1].replicas < 2:
+            return float("inf")
+
+        def objective(means):
+            parts = [jnp.vdot(pulls[name], jnp.ravel(means[name]).astype(pulls[name].dtype)) for name in pulls]
+            return jnp.sum(jnp.stack(parts))
+
+        found = replica_gradients(objective, observables, self.energy(state), state.mixtures[point])
+        chosen = [self.trained(g) for g in found]
+        return gradient_noise(chosen, np.asarray(self.prior, float) ** -0.5).ratio
+
+    def trained(self, gradient: Any) -> np.ndarray:
+        """What of a gradient by the whole energy belongs to the parameters, as one vector."""
+        kept = jax.tree.map(lambda x, g: None if x is None else g, self.given, gradient, is_leaf=lambda x: x is None)
+        return np.asarray(ravel_pytree(kept)[0], float)
 
     def leapt(self, state: FitState, params: Float[Array, "parameters"]) -> FitState:
         """The predictions at parameters that frames do not reach, from new ones."""
@@ -415,40 +421,13 @@ class FinetuneProblem:
             self.unravel(step), jax.tree.map(jnp.zeros_like, eqx.filter(self.fixed, eqx.is_inexact_array))
         )
         energy = self.energy(state)
-        return [float(max_step(energy, direction, m, ess=self.settings.ess)) for m in state.mixtures.values()]
-
-    def solve(self, state: FitState, jacobian: Array, gradient: Array) -> tuple[Array, bool]:
-        """The step by conjugate gradients, preconditioned by the prior and the observables."""
-        params = self.unravel(state.params)
-
-        def product(v):
-            total = jacobian.T @ (jacobian @ v) + self.prior * v
-            if self.replay is not None:
-                total = total + ravel_pytree(labels.curvature(self.replay, params, self.fixed, self.unravel(v)))[0]
-            return total
-
-        inner = jnp.eye(len(jacobian), dtype=jacobian.dtype) + (jacobian / self.prior[None]) @ jacobian.T
-        factor = linalg.cho_factor(np.asarray(inner, float), lower=True)
-
-        def precondition(v):
-            plain = v / self.prior
-            back = linalg.cho_solve(factor, np.asarray(jacobian @ plain, float))
-            return plain - (jacobian.T @ jnp.asarray(back, v.dtype)) / self.prior
-
-        solution, rest = jnp.zeros_like(gradient), -gradient
-        aimed = precondition(rest)
-        direction, square = aimed, float(jnp.vdot(rest, aimed))
-        goal = self.settings.tolerance**2 * square
-        for _ in range(self.settings.iterations):
-            if square <= goal:
-                return solution, True
-            image = product(direction)
-            along = square / float(jnp.vdot(direction, image))
-            solution, rest = solution + along * direction, rest - along * image
-            aimed = precondition(rest)
-            after = float(jnp.vdot(rest, aimed))
-            direction, square = aimed + (after / square) * direction, after
-        return solution, square <= goal
+        found = []
+        for mixture in state.mixtures.values():
+            try:
+                found.append(float(max_step(energy, direction, mixture, ess=self.settings.ess)))
+            except ValueError:  # parameters that these atoms do not feel
+                found.append(1.0)
+        return found
 
 
 @Compiled
@@ -476,6 +455,11 @@ def _static_rows(params, unravel, fixed, observables: Mapping[str, AbstractStati
     return jax.jacrev(values)(params)
 
 
+@Compiled
+def _melting_row(params, unravel, fixed, solid: Mixture, liquid: Mixture) -> Array:
+    return jax.grad(lambda p: melting_temperature(eqx.combine(unravel(p), fixed), solid, liquid, anchor=0))(params)
+
+
 def _whitening(target: Target, state: FitState) -> np.ndarray:
     covariance = target.covariance() + np.diag(state.errors[target.name] ** 2)
     lower = linalg.cholesky(covariance, lower=True)
@@ -494,15 +478,14 @@ def _ordered(targets: Sequence[Target]) -> list[Any]:
     return list(places)
 
 
+def _parts(target: Target) -> dict[str, tuple[AbstractStatic, Any]]:
+    """The parts of a total, and where each belongs."""
+    if not isinstance(target.observable, Total):
+        return {}
+    pairs = zip(target.observable.parts, target.places, strict=True)
+    return {f"{target.name}, part {i}": pair for i, pair in enumerate(pairs)}
+
+
 def _size(x: Array) -> float:
     size = float(jnp.sqrt(jnp.mean(jnp.asarray(x, float) ** 2)))
     return size if size > 0.0 else 1.0
-
-
-def reach(observables: Mapping[str, AbstractStatic]) -> float | None:
-    cutoffs = [o.cutoff for o in observables.values() if o.cutoff is not None]
-    return max(cutoffs, default=None)
-
-
-def _named(point: StatePoint) -> str:
-    return point.name or f"{point.temperature:g} K"

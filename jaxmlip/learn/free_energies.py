@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +14,11 @@ from scipy.optimize import root_scalar
 from scipy.special import expit
 
 from jaxmlip import units
+from jaxmlip.compilation import Compiled
 from jaxmlip.energy import AbstractEnergy
 from jaxmlip.learn.frames import evaluate, traced
-from jaxmlip.learn.mixture import Mixture, log_weights
+from jaxmlip.learn.mixture import Mixture, log_weights, mix
+from jaxmlip.learn.sampler import Samples, joined, replicas_of
 from jaxmlip.observables.statistics import Estimate
 
 _ITERATIONS = 30
@@ -74,12 +78,14 @@ def _apart(there: np.ndarray, back: np.ndarray) -> bool:
     return bool(gap > max(np.ptp(there), np.ptp(back), 1.0))
 
 
-def melting_temperature(energy: AbstractEnergy, solid: Mixture, liquid: Mixture, *, chunk: int = 1) -> Float[Array, ""]:
+def melting_temperature(
+    energy: AbstractEnergy, solid: Mixture, liquid: Mixture, *, anchor: int = -1, chunk: int = 1
+) -> Float[Array, ""]:
     r"""Where two phases of constant pressure coexist under `energy` [K].
 
-    Both must have been sampled, last, at the temperature where they coexist under the energy of these sets. Frames are
-    weighted for other parameters and temperatures alike, so $g_\mathrm{liquid} = g_\mathrm{solid}$ is solved for the
-    temperature as far as frames reach; systems may have different sizes. Differentiable, with
+    Both must have been sampled at the temperature where they coexist under the energy of the sets `anchor` (the last
+    ones). Frames are weighted for other parameters and temperatures alike, so $g_\mathrm{liquid} = g_\mathrm{solid}$
+    is solved for the temperature as far as frames reach; systems may have different sizes. Differentiable, with
     $dT_m / d\theta = T_m (\langle \partial U / \partial \theta \rangle_l - \langle \partial U / \partial \theta
     \rangle_s) / (h_l - h_s)$, all by atom.
 
@@ -94,7 +100,7 @@ def melting_temperature(energy: AbstractEnergy, solid: Mixture, liquid: Mixture,
     def gap(beta, changes):
         """Reduced free energy of an atom of the liquid less that of the solid, and its derivative by beta."""
         (g_solid, h_solid), (g_liquid, h_liquid) = (
-            _reduced(phase, change, beta, start) for phase, change in zip((solid, liquid), changes, strict=True)
+            _reduced(phase, change, beta, start, anchor) for phase, change in zip((solid, liquid), changes, strict=True)
         )
         return g_liquid - g_solid, h_liquid - h_solid
 
@@ -109,14 +115,36 @@ def melting_temperature(energy: AbstractEnergy, solid: Mixture, liquid: Mixture,
     return 1.0 / (units.kB * (beta - value / lax.stop_gradient(slope)))  # the last step carries the derivative
 
 
-def _reduced(phase: Mixture, changes: Float[Array, "frames"], beta, start) -> tuple[Array, Array]:
-    r"""$\beta g$ of an atom, less that of the last set at its own temperature, and the enthalpy of an atom [eV]."""
+def melting_estimate(energy: AbstractEnergy, solid: Sequence[Samples], liquid: Sequence[Samples]) -> Estimate:
+    """The melting temperature [K] from sample sets of both phases, of which the first coexist, and its error from
+    leaving out one replica of either phase at a time (host)."""
+    phases = solid, liquid
+    whole = [mix(sets) for sets in phases]
+    variance = 0.0
+    for i, sets in enumerate(phases):
+        count = min(s.replicas for s in sets)
+        without = []
+        for left in range(count if count > 1 else 0):
+            pair = list(whole)
+            pair[i] = mix([joined([r for k, r in enumerate(replicas_of(s)) if k != left]) for s in sets])
+            without.append(float(_anchored(energy, *pair)))
+        variance += (count - 1) * float(np.var(without)) if without else 0.0
+    return Estimate(float(_anchored(energy, *whole)), float(np.sqrt(variance)))
+
+
+@Compiled
+def _anchored(energy: AbstractEnergy, solid: Mixture, liquid: Mixture) -> Array:
+    return melting_temperature(energy, solid, liquid, anchor=0)
+
+
+def _reduced(phase: Mixture, changes: Float[Array, "frames"], beta, start, anchor: int) -> tuple[Array, Array]:
+    r"""$\beta g$ of an atom, less that of the set `anchor` at its own temperature, and the enthalpy of an atom [eV]."""
     dtype = changes.dtype
     held = changes + phase.origins.astype(dtype)
     held = held + _pressure(phase).astype(dtype) * phase.volumes.astype(dtype)
     level = _level(phase)
     logs = -beta * held - phase.log_mixture.astype(dtype)
-    total = -logsumexp(logs) - phase.free_energies[-1] + (beta - start) * level
+    total = -logsumexp(logs) - phase.free_energies[anchor] + (beta - start) * level
     enthalpy = jnp.sum(jax.nn.softmax(logs) * held) + level
     atoms = len(phase.frames.system.numbers)
     return total / atoms, enthalpy / atoms

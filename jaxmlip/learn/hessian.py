@@ -20,11 +20,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxmlip.energy import AbstractEnergy, hessian, hessian_vector_product
 from jaxmlip.errors import UserError
 from jaxmlip.graph import Graph, batch
+from jaxmlip.learn.replay import AbstractLabels
 from jaxmlip.system import System
 
 
@@ -43,6 +44,37 @@ class HessianLabels(eqx.Module):
     @property
     def columns(self) -> int:
         return self.directions.shape[0]
+
+
+class ForceConstants(AbstractLabels):
+    """Labelled second derivatives as a part of a likelihood: each column is a piece, one product with the Hessian.
+
+    `noise` [eV/Å²] is how well the labels are known, and the model can describe them.
+    """
+
+    labels: HessianLabels
+    noise: Float[Array, ""]
+    weight: Float[Array, ""]
+
+    def pieces(self) -> PyTree:
+        return self.labels.directions, self.labels.products
+
+    def deviations(self, energy: AbstractEnergy, piece: PyTree) -> Float[Array, "labels"]:
+        direction, truth = piece
+        wrong = hessian_vector_product(energy, self.labels.graph, direction) - truth
+        real = self.labels.graph.atom_mask[:, None]
+        return jnp.ravel(jnp.where(real, wrong, jnp.zeros_like(wrong)) / self.noise.astype(wrong.dtype))
+
+
+def make_force_constants(labels: HessianLabels, *, noise: float, weight: float = 1.0) -> ForceConstants:
+    """Labels of `hessian_labels` with their `noise` [eV/Å²].
+
+    **Raises:** `UserError` for noise that is not positive, and a weight that is negative.
+    """
+    if not (np.isfinite(noise) and noise > 0.0 and weight >= 0.0):
+        raise UserError(f"The noise must be positive [eV/Å²], the weight not negative; got {noise} and {weight}.")
+    dtype = labels.directions.dtype
+    return ForceConstants(labels=labels, noise=jnp.asarray(noise, dtype), weight=jnp.asarray(weight, dtype))
 
 
 def hessian_labels(

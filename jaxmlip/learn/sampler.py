@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import equinox as eqx
@@ -22,6 +23,8 @@ from jaxmlip.simulate import NPT, AbstractIntegrator, Langevin, State, run
 from jaxmlip.simulate.metadynamics import with_energy
 from jaxmlip.simulate.state import replace, with_cell
 from jaxmlip.system import System
+
+_BOUND, _FREE = 0.3, 0.6  # cube roots of the volume of an atom: crystals melt where atoms wander by about 0.25
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,11 +92,20 @@ def strained(point: StatePoint, strain: Float[Array, "3 3"]) -> StatePoint:
 
 class Health(NamedTuple):
     """Signs of dynamics gone wrong: mean `temperature` [K] of each replica, `largest_force` [eV/Å] and `closest_pair`
-    [Å] in any frame."""
+    [Å] in any frame; how far atoms `wander` in each replica from its first frame to its last (root mean square, in cube
+    roots of the volume of an atom), NaN where space is not periodic."""
 
     temperature: np.ndarray
     largest_force: float
     closest_pair: float
+    wander: np.ndarray
+
+    @property
+    def phase(self) -> str:
+        """`"solid"`, `"liquid"`, or `""` where that cannot be told from how far atoms go."""
+        if np.all(self.wander < _BOUND):
+            return "solid"
+        return "liquid" if np.all(self.wander > _FREE) else ""
 
 
 class Samples(eqx.Module):
@@ -138,7 +150,8 @@ def sample(
     record = _Record(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
     frames = make_frames(energy, point.system, jnp.asarray(record.positions), jnp.asarray(record.cells))
     kelvin = record.temperatures.reshape(point.replicas, -1).mean(axis=1)
-    health = Health(np.asarray(kelvin, np.float64), float(record.forces.max()), float(record.distances.min()))
+    wander = _wander(point, record)
+    health = Health(np.asarray(kelvin, np.float64), float(record.forces.max()), float(record.distances.min()), wander)
     return Samples(frames, energy, point.conditions(), point.replicas, tuple(ends), health)
 
 
@@ -181,12 +194,35 @@ def replicas_of(samples: Samples) -> list[Samples]:
     return found
 
 
+def joined(replicas: Sequence[Samples]) -> Samples:
+    """Replicas as one set again, see `replicas_of`."""
+    first = replicas[0]
+    names = ("positions", "cells", "atom_energies")
+    positions, cells, energies = (jnp.concatenate([getattr(s.frames, name) for s in replicas]) for name in names)
+    frames = Frames(first.frames.system, positions, cells, energies, first.frames.near, first.frames.far)
+    return Samples(frames, first.energy, first.conditions, sum(s.replicas for s in replicas))
+
+
 class _Record(NamedTuple):
     positions: np.ndarray
     cells: np.ndarray
     temperatures: np.ndarray
     forces: np.ndarray
     distances: np.ndarray
+
+
+def _wander(point: StatePoint, record: _Record) -> np.ndarray:
+    """See `Health`; positions are unwrapped, and the motion of the whole does not count."""
+    if not all(point.system.pbc):
+        return np.full(point.replicas, np.nan)
+    cells = np.asarray(record.cells, np.float64)
+    fractional = np.einsum("fai,fij->faj", np.asarray(record.positions, np.float64), np.linalg.inv(cells))
+    each = fractional.reshape(point.replicas, -1, *fractional.shape[1:])
+    cell = cells.mean(axis=0)
+    moved = (each[:, -1] - each[:, 0]) @ cell
+    moved = moved - moved.mean(axis=1, keepdims=True)
+    spacing = np.cbrt(abs(np.linalg.det(cell)) / moved.shape[1])
+    return np.sqrt(np.mean(np.sum(moved**2, axis=2), axis=1)) / spacing
 
 
 class _Watch(eqx.Module):

@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxmlip.data import Batch
-from jaxmlip.energy import AbstractEnergy
+from jaxmlip.energy import AbstractEnergy, is_parameter
 from jaxmlip.errors import UserError
 from jaxmlip.learn.charges import given_leaves
 from jaxmlip.learn.loss import Loss, Weights
@@ -93,8 +93,3 @@ def step(
 
 
 compiled_step = eqx.filter_jit(step, donate="all-except-first")
-
-
-def is_parameter(leaf: Any) -> bool:
-    """NumPy arrays are constants of a model; JAX arrays of floats are its parameters."""
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)

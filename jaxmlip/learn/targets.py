@@ -24,14 +24,17 @@ from jaxmlip.energy import AbstractEnergy
 from jaxmlip.errors import UserError
 from jaxmlip.graph.lattice import product, reciprocal
 from jaxmlip.learn.adjoint import Window
-from jaxmlip.learn.sampler import StatePoint
+from jaxmlip.learn.sampler import StatePoint, strained
 from jaxmlip.observables.correlations import AbstractDynamic, Diffusion, EinsteinDiffusion, Viscosity
+from jaxmlip.observables.elastic import StressSlope, cubic_strain
 from jaxmlip.observables.static import (
     AbstractStatic,
     BulkModulus,
     Density,
     Enthalpy,
     HeatCapacity,
+    LatticeConstant,
+    LogVolume,
     PotentialEnergy,
     Pressure,
     PressureTensor,
@@ -82,6 +85,7 @@ _DIMENSIONS: Mapping[type, str] = MappingProxyType(
         PotentialEnergy: "energy",
         Enthalpy: "energy",
         Density: "density",
+        LatticeConstant: "length",
         HeatCapacity: "heat capacity",
         ThermalExpansion: "inverse temperature",
         Diffusion: "diffusivity",
@@ -156,6 +160,72 @@ class Quantity:
         return self.function(energy, *points)
 
 
+@dataclasses.dataclass(frozen=True)
+class Total:
+    """The sum of averages at several state points, one part for each: how differences between states are observed.
+
+    `dimension` is one of `UNITS`; totals of one `name` at the same places are the same.
+    """
+
+    parts: tuple[AbstractStatic, ...]
+    dimension: str | None = None
+    name: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class MeltingPoint:
+    """Where a crystal and its melt coexist, at two state points: both at the temperature where they coexist under the
+    energy that the fit starts from (`simulate.coexistence` finds it) and at one pressure. It follows the parameters by
+    free-energy differences; see `free_energies.melting_temperature`."""
+
+    name: str = "melting point"
+    dimension: str = "temperature"
+
+
+def cubic_constants(point: StatePoint, size: float = 0.006) -> dict[str, tuple[Total, tuple[StatePoint, StatePoint]]]:
+    """`"11"`, `"12"` and `"44"` of a cubic crystal at a temperature: for each what to observe, and where.
+
+    Two cells, strained both ways by `size` along x and in yz shear, give all three. The cell of `point` is to be that
+    without stress.
+
+    **Raises:** `UserError` for a state point whose cell changes, and a strain that is no small number.
+    """
+    if point.pressure is not None:
+        raise UserError("Elastic constants need a state point at constant volume; leave its pressure out.")
+    if not 0.0 < size < 0.05:
+        raise UserError(f"The strain of elastic constants must be positive and below 0.05; got {size}.")
+    places = tuple(
+        dataclasses.replace(strained(point, cubic_strain(sign * size)), name=f"{point.name} strained {sign:+d}".strip())
+        for sign in (1, -1)
+    )
+    weights = {
+        "11": (1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+        "12": (0.0, 0.5, 0.5, 0.0, 0.0, 0.0),
+        "44": (0.0, 0.0, 0.0, 1.0, 0.0, 0.0),
+    }
+    return {
+        name: (
+            Total(tuple(StressSlope(weights=w, strain=sign * size) for sign in (1, -1)), "pressure", f"C{name}"),
+            (places[0], places[1]),
+        )
+        for name, w in weights.items()
+    }
+
+
+def thermal_expansion(cold: StatePoint, warm: StatePoint) -> tuple[Total, tuple[StatePoint, StatePoint]]:
+    """The mean linear coefficient between two temperatures at constant pressure: what to observe, and where.
+
+    **Raises:** `UserError` where the cell is fixed, or the temperatures are not in order.
+    """
+    if cold.pressure is None or warm.pressure is None or not cold.temperature < warm.temperature:
+        raise UserError("Thermal expansion needs a colder and a warmer state point, both with a `pressure`.")
+    over = 1.0 / (3.0 * (warm.temperature - cold.temperature))
+    return Total((LogVolume(factor=-over), LogVolume(factor=over)), "inverse temperature", "thermal expansion"), (
+        cold,
+        warm,
+    )
+
+
 def lattice_constant(atoms: int) -> Quantity:
     """The edge of a cubic cell of `atoms` atoms, from the volume for each (8 in diamond, 4 in fcc, 2 in bcc)."""
 
@@ -213,8 +283,8 @@ def vacancy_energy() -> Quantity:
 class Target:
     """What was observed.
 
-    - `observable`: a `Quantity`, evaluated `at` one or several structures, an `AbstractStatic` at a state point, or an
-      `AbstractDynamic` at the `Dynamics` of one.
+    - `observable`: a `Quantity`, evaluated `at` one or several structures, an `AbstractStatic` at a state point, a
+      `Total` at several, a `MeltingPoint` at two, or an `AbstractDynamic` at the `Dynamics` of one.
     - `value` and its standard `uncertainty` (one number, one for each value, or the covariance of all) in `unit`.
     - a `holdout` is not fitted, only reported; `source` says where the value is from.
 
@@ -222,7 +292,7 @@ class Target:
     """
 
     name: str
-    observable: Quantity | AbstractStatic | AbstractDynamic
+    observable: Quantity | AbstractStatic | Total | MeltingPoint | AbstractDynamic
     at: Any
     value: Any
     uncertainty: Any
@@ -269,9 +339,28 @@ class Target:
                     f"{type(place).__name__}."
                 )
 
+        if isinstance(self.observable, MeltingPoint):
+            self._check_phases()
+        if isinstance(self.observable, Total) and len(self.places) != len(self.observable.parts):
+            raise UserError(
+                f"Target {self.name}: a total of {len(self.observable.parts)} parts needs as many state points; got "
+                f"{len(self.places)}."
+            )
+
+    def _check_phases(self) -> None:
+        """Refuse state points that are not of two phases at one temperature and pressure."""
+        if len(self.places) != 2:
+            raise UserError(f"Target {self.name}: two phases melt, so give two state points; got {len(self.places)}.")
+        solid, liquid = self.places
+        if solid.pressure is None or solid.pressure != liquid.pressure or solid.temperature != liquid.temperature:
+            raise UserError(
+                f"Target {self.name}: both phases need the same temperature and the same `pressure`; got "
+                f"{solid.temperature:g} and {liquid.temperature:g} K, {solid.pressure} and {liquid.pressure} eV/Å³."
+            )
+
     def _belongs(self) -> tuple[Any, str]:
         """The kinds of places where the observable can be found."""
-        if isinstance(self.observable, AbstractStatic):
+        if isinstance(self.observable, (AbstractStatic, Total, MeltingPoint)):
             return StatePoint, "a `StatePoint`"
         if isinstance(self.observable, AbstractDynamic):
             return Dynamics, "the `Dynamics` of a state point"
@@ -280,7 +369,7 @@ class Target:
     @property
     def dimension(self) -> str | None:
         """What the observable measures, where that is known."""
-        if isinstance(self.observable, Quantity):
+        if isinstance(self.observable, (Quantity, Total, MeltingPoint)):
             return self.observable.dimension
         return _DIMENSIONS.get(type(self.observable))
 
@@ -317,17 +406,17 @@ class Target:
         return linalg.solve_triangular(lower, np.eye(len(lower)), lower=True)
 
 
-def check_targets(targets: Sequence[Target]) -> None:
+def check_targets(targets: Sequence[Target], labels: bool = False) -> None:
     """Refuse what no fit can be made of.
 
-    **Raises:** `UserError` where there is none to fit, two have the same name, or two say different things of the same
-    quantity.
+    **Raises:** `UserError` where there is none to fit (and no `labels`), two have the same name, or two say different
+    things of the same quantity.
     """
     names = [t.name for t in targets]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise UserError(f"Targets need names of their own; {', '.join(twice)} is there twice.")
-    if all(t.holdout for t in targets):
+    if not labels and all(t.holdout for t in targets):
         raise UserError(f"There is no target to fit: of {len(targets)} all are held out.")
     for i, one in enumerate(targets):
         for other in targets[:i]:
@@ -346,6 +435,6 @@ def _same(one: Target, other: Target) -> bool:
     if one.places != other.places or np.size(one.value) != np.size(other.value):
         return False
     a, b = one.observable, other.observable
-    if isinstance(a, Quantity) or isinstance(b, Quantity):
-        return isinstance(a, Quantity) and isinstance(b, Quantity) and bool(a.name) and a.name == b.name
-    return type(a) is type(b) and bool(eqx.tree_equal(a, b))
+    if isinstance(a, (AbstractStatic, AbstractDynamic)) or isinstance(b, (AbstractStatic, AbstractDynamic)):
+        return type(a) is type(b) and bool(eqx.tree_equal(a, b))
+    return type(a) is type(b) and bool(a.name) and a.name == b.name

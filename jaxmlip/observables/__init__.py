@@ -6,6 +6,7 @@ from jaxmlip.observables.dynamics import diffusion_coefficient as diffusion_coef
 from jaxmlip.observables.dynamics import green_kubo as green_kubo
 from jaxmlip.observables.dynamics import mean_squared_displacement as mean_squared_displacement
 from jaxmlip.observables.dynamics import velocity_autocorrelation as velocity_autocorrelation
+from jaxmlip.observables.elastic import StressSlope as StressSlope
 from jaxmlip.observables.elastic import cubic_stiffness as cubic_stiffness
 from jaxmlip.observables.elastic import cubic_strain as cubic_strain
 from jaxmlip.observables.elastic import stiffness as stiffness
@@ -19,6 +20,8 @@ from jaxmlip.observables.static import Conditions as Conditions
 from jaxmlip.observables.static import Density as Density
 from jaxmlip.observables.static import Enthalpy as Enthalpy
 from jaxmlip.observables.static import HeatCapacity as HeatCapacity
+from jaxmlip.observables.static import LatticeConstant as LatticeConstant
+from jaxmlip.observables.static import LogVolume as LogVolume
 from jaxmlip.observables.static import PotentialEnergy as PotentialEnergy
 from jaxmlip.observables.static import Pressure as Pressure
 from jaxmlip.observables.static import PressureTensor as PressureTensor

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from jaxmlip.energy import AbstractEnergy
+from jaxmlip.graph import Graph
+from jaxmlip.observables.static import AbstractStatic, Conditions, Stress
 
 _VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
@@ -51,3 +56,21 @@ def cubic_stiffness(
     `cubic_strain(size)` and its negative."""
     slopes = (voigt(plus) - voigt(minus)) / (2.0 * size)
     return jnp.stack([slopes[0], 0.5 * (slopes[1] + slopes[2]), slopes[3]])
+
+
+class StressSlope(AbstractStatic):
+    """What one strained cell adds to a central difference [eV/Å³]: components of its stress times `weights` (xx yy zz
+    yz xz xy), over twice its `strain` with sign."""
+
+    weights: tuple[float, ...] = eqx.field(static=True, kw_only=True)
+    strain: float = eqx.field(static=True, kw_only=True)
+    cutoff: float | None = eqx.field(static=True, default=None)
+
+    def frame(self, energy: AbstractEnergy, graph: Graph) -> dict[str, Array]:
+        return Stress().frame(energy, graph)
+
+    def reduce(
+        self, values: dict[str, Array], weights: Float[Array, "frames"], conditions: Conditions
+    ) -> Float[Array, ""]:
+        stress = voigt(Stress().reduce(values, weights, conditions))
+        return jnp.sum(jnp.asarray(self.weights, stress.dtype) * stress) / (2.0 * self.strain)

@@ -126,6 +126,36 @@ class Density(AbstractStatic):
         return graph.sum_atoms(weights)[0] / graph.volume()[0]
 
 
+class LogVolume(AbstractStatic):
+    """The logarithm of the mean volume [Å³], times `factor`: differences between temperatures are expansions."""
+
+    factor: float = eqx.field(static=True, default=1.0)
+    cutoff: float | None = eqx.field(static=True, default=None)
+
+    def frame(self, energy: AbstractEnergy, graph: Graph) -> Float[Array, ""]:
+        return graph.volume()[0]
+
+    def reduce(
+        self, values: Float[Array, "frames"], weights: Float[Array, "frames"], conditions: Conditions
+    ) -> Float[Array, ""]:
+        return self.factor * jnp.log(weighted_mean(values, weights))
+
+
+class LatticeConstant(AbstractStatic):
+    """The edge [Å] of a cubic cell of `atoms` atoms (8 in diamond, 4 in fcc, 2 in bcc) of the mean volume of each."""
+
+    atoms: int = eqx.field(static=True, kw_only=True)
+    cutoff: float | None = eqx.field(static=True, default=None)
+
+    def frame(self, energy: AbstractEnergy, graph: Graph) -> Float[Array, ""]:
+        return graph.volume()[0] / _atoms(graph)
+
+    def reduce(
+        self, values: Float[Array, "frames"], weights: Float[Array, "frames"], conditions: Conditions
+    ) -> Float[Array, ""]:
+        return jnp.cbrt(self.atoms * weighted_mean(values, weights))
+
+
 class Fluctuations(AbstractStatic):
     """What follows from energies and volumes of the frames; `origin` [eV/atom] is taken off each energy first, which
     float32 needs where energies are large."""

@@ -75,6 +75,7 @@ def test_bad_options_are_refused(options, message, faulty, tmp_path, jaxmlip):
     assert message in err and "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_trained_model_can_be_the_judge(faulty, tmp_path, jaxmlip):
     model = ACE(ACEConfig.preset("nep", (18,), cutoff=4.5), key=jax.random.key(0)) + AtomicReferences({18: 0.0})
     save(tmp_path / "ace.model", model)

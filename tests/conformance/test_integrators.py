@@ -100,9 +100,7 @@ def start(kind, scale=1.0, seed=0, dtype=jnp.float64):
     )
 
 
-@pytest.mark.parametrize(
-    "kind", kinds("langevin", "nose-hoover", "csvr", "brownian", "triclinic", "mtk-triclinic", "rigid")
-)
+@pytest.mark.parametrize("kind", kinds("langevin", "nose-hoover", "csvr", "brownian", "triclinic"))
 def test_another_unit_of_length_gives_the_same_trajectory(kind):
     """Length times s with energy and time as they are: masses over s², momenta over s, pressure over s³."""
     scale = 0.1

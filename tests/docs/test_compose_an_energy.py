@@ -5,6 +5,7 @@ from pathlib import Path
 
 import equinox as eqx
 import numpy as np
+import pytest
 
 from jaxmlip.graph import batch
 from jaxmlip.testing import CHECKS
@@ -12,6 +13,7 @@ from jaxmlip.testing import CHECKS
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "compose-an-energy.md"
 
 
+@pytest.mark.slow
 def test_a_function_of_distance_conforms_moves_and_trains(capsys):
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     names: dict = {"__name__": "compose_an_energy"}

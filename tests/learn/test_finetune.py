@@ -1,5 +1,7 @@
 """Fine-tuning: a potential goes back to the parameters that its observables came from, and says what it did."""
 
+import dataclasses
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -17,13 +19,14 @@ from jaxmlip.learn.targets import (
     Dynamics,
     Structure,
     Target,
+    Total,
     bulk_modulus,
     cohesive_energy,
     elastic_constant,
     lattice_constant,
 )
 from jaxmlip.observables.correlations import InfraredSpectrum, VelocityAutocorrelation
-from jaxmlip.observables.static import AbstractStatic
+from jaxmlip.observables.static import AbstractStatic, weighted_mean
 from jaxmlip.properties import elastic_constants, follow, relax, stiffness_along
 from jaxmlip.system import make_system
 
@@ -132,6 +135,32 @@ def test_an_average_brings_the_parameter_that_makes_it():
     assert all("300 K" in record["effective"] for record in found.history if "effective" in record)
 
 
+class _Part(_Spread):
+    """Times a factor."""
+
+    factor: float = eqx.field(static=True, default=1.0)
+
+    def reduce(self, values, weights, conditions):
+        return self.factor * weighted_mean(values, weights)
+
+
+def test_a_difference_between_state_points_brings_the_parameter_that_makes_it():
+    """d(kT/k) / dT, from springs at two temperatures."""
+    stiffness, cold = 2.0, _bound_atoms(frames=200)
+    warm = dataclasses.replace(cold, temperature=600.0, name="warm")
+    slope = Total((_Part(factor=-1.0 / 300.0), _Part(factor=1.0 / 300.0)))
+    aim = units.kB / stiffness
+    targets = [
+        Target("slope", slope, (cold, warm), aim, 0.01 * aim),
+        Target("spread", _Spread(), warm, 2.0 * KT / stiffness, 0.01 * KT, holdout=True),
+    ]
+    found = finetune(_Springs(jnp.asarray(1.5)), targets, settings=FinetuneSettings(updates=6))
+    error = found.after["slope"].stderr[0] / aim
+    assert 0.0 < error < 0.2 and abs(found.after["slope"].value[0] / aim - 1.0) < 4.0 * error
+    assert abs(float(found.energy.stiffness) / stiffness - 1.0) < 4.0 * error + 0.02
+    assert set(found.after) == {"slope", "spread"}, "parts are not targets"
+
+
 def test_a_correlation_in_time_brings_the_parameter_that_makes_it():
     """Velocities of bound atoms turn with the frequency of their spring."""
     stiffness, mass, window = 2.0, 39.948, Window(4.0 * units.fs, 30)
@@ -154,7 +183,7 @@ def test_a_fit_to_dynamics_goes_on_to_the_bit(tmp_path):
     ]
 
     def fit(updates, file):
-        options = FinetuneSettings(updates=updates, rhat=2.0, label_rise=1.0)
+        options = FinetuneSettings(updates=updates, rhat=2.0, label_rise=1.0, seed=1)
         return finetune(_Springs(jnp.asarray(1.2)), targets, settings=options, checkpoint=tmp_path / file)
 
     straight = fit(2, "straight")

@@ -1,5 +1,8 @@
 """Free energies and melting temperatures: against independent harmonic atoms, where all is known exactly."""
 
+import dataclasses
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,10 +12,13 @@ from jaxtyping import Array, Float
 
 from jaxmlip import units
 from jaxmlip.energy import AbstractEnergy
+from jaxmlip.errors import UserError
 from jaxmlip.graph import Graph
+from jaxmlip.learn.finetune import FinetuneSettings, finetune
 from jaxmlip.learn.free_energies import bennett, free_energy, melting_temperature
 from jaxmlip.learn.mixture import mix
-from jaxmlip.learn.sampler import samples_from
+from jaxmlip.learn.sampler import Health, StatePoint, samples_from
+from jaxmlip.learn.targets import MeltingPoint, Target
 from jaxmlip.observables.static import Conditions
 from jaxmlip.system import make_system
 
@@ -152,3 +158,40 @@ def test_phases_at_different_conditions_are_refused():
         melting_temperature(energy, solid, mix([frames(energy, 36, 3, count=8, kelvin=310.0)]))
     with pytest.raises(ValueError, match="`pressure`"):
         melting_temperature(energy, mix([frames(energy, 18, 4, count=8, pressure=None)]), liquid)
+
+
+def test_a_melting_point_is_a_target(monkeypatch):
+    """Exact frames in place of dynamics, new ones for each set of parameters; the anchor stays at the first."""
+    energy, seeds = phases(), itertools.count()
+
+    def exact(energy, point, *, key, states=None):
+        number, atoms = int(point.system.numbers[0]), len(point.system.numbers)
+        found = frames(energy, number, atoms, count=800, seed=next(seeds))
+        health = Health(np.full(4, KELVIN), 1.0, 2.0, np.zeros(4))
+        return dataclasses.replace(found, health=health)
+
+    monkeypatch.setattr("jaxmlip.learn.finetune_sampling.sample", exact)
+    solid, liquid = (
+        StatePoint(make_system(40.0 * np.eye(n, 3), [z] * n, cell=[50.0] * 3, dtype=np.float64), KELVIN, 0.0)
+        for z, n in ((18, 4), (36, 3))
+    )
+    aim = 1.15 * KELVIN
+    target = Target("Tm", MeltingPoint(), (solid, liquid), aim, 1.0, "K")
+    found = finetune(
+        energy, [target], settings=FinetuneSettings(freedom=0.2), trainable=lambda path, x: "stiff" in path
+    )
+    assert found.before["Tm"].value[0] == pytest.approx(KELVIN, rel=1e-9) and found.before["Tm"].stderr[0] < 1e-6
+    error = found.after["Tm"].stderr[0]
+    assert 0.0 < error < 10.0 and abs(found.after["Tm"].value[0] - aim) < 3.0 * error + 1.0
+    assert abs(float(found.energy.melting()) - aim) < 4.0 * error + 1.0, "what is exact for these parameters"
+
+
+def test_phases_that_cannot_coexist_are_refused():
+    system = make_system(np.zeros((1, 3)), [18], cell=[5.0] * 3)
+    cold, warm = StatePoint(system, 50.0, 0.0), StatePoint(system, 80.0, 0.0)
+    with pytest.raises(UserError, match="same temperature"):
+        Target("Tm", MeltingPoint(), (cold, warm), 90.0, 1.0, "K")
+    with pytest.raises(UserError, match="two phases melt"):
+        Target("Tm", MeltingPoint(), cold, 90.0, 1.0, "K")
+    with pytest.raises(UserError, match="measures length"):
+        Target("Tm", MeltingPoint(), (cold, cold), 90.0, 1.0, "Å")

@@ -115,6 +115,7 @@ def test_calibration_undoes_a_wrong_noise(made, fit):
         calibrate(suspects.found[:3])
 
 
+@pytest.mark.slow
 def test_unlabelled_molecules_and_networks_are_served_too(made, fit):
     record = dataclasses.replace(made[2][0], energy=None, forces=None, stress=None, pbc=(False,) * 3)
     one = predict_with_uncertainty(fit, Dataset([record]))[0]

@@ -74,6 +74,7 @@ def test_charges_of_atoms_survive_a_file(tmp_path):
     assert eqx.tree_equal(energy, load(save(tmp_path / "atoms.model", energy)))
 
 
+@pytest.mark.slow
 def test_dynamics_of_a_hybrid_conserve_energy():
     """Velocity Verlet: halving the timestep quarters what the energy fluctuates by."""
     energy = short_range() + long_range({"Mg": 0.4, "O": -0.4}) + long_range("latent")

@@ -17,7 +17,13 @@ def model_of(elements):
     return eqx.tree_at(lambda m: m.weights, model, jax.random.normal(jax.random.key(1), model.weights.shape))
 
 
-@pytest.mark.parametrize("numbers", [[14] * 5, [14, 8, 14, 8, 8]], ids=["one element", "two elements"])
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        pytest.param([14] * 5, id="one element", marks=pytest.mark.slow),
+        pytest.param([14, 8, 14, 8, 8], id="two elements"),
+    ],
+)
 def test_rows_are_the_derivatives_of_the_energy(numbers):
     rng = np.random.default_rng(0)
     cell = np.diag([5.0, 5.5, 6.0]) + rng.normal(0.0, 0.2, (3, 3))

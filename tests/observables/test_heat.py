@@ -99,6 +99,7 @@ def test_what_looks_at_positions_has_no_flux_here():
     assert np.all(np.isnan(heat_flux(Field(), batch(system, 3.0), v, system.masses)))
 
 
+@pytest.mark.slow
 def test_twice_the_cell_has_twice_the_flux():
     system, v = crowd(seed=3)
     images = images_within(system.cell, system.pbc, 2 * 3.0)

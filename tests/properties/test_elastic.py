@@ -41,7 +41,7 @@ def stress_of(energy, point, strain, relaxes):
 THETA = np.array([0.0104, 3.4])
 
 
-@pytest.mark.parametrize("pressure_GPa", [0.0, 0.3])
+@pytest.mark.parametrize("pressure_GPa", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
 def test_constants_are_what_strained_crystals_answer(crystal, pressure_GPa):
     pressed = refine(argon(), crystal.system, cell=True, pressure=pressure_GPa * units.GPa, tolerance=1e-11)
     (constants, _) = all_of_it(jnp.asarray(THETA), pressed)
@@ -59,6 +59,7 @@ def test_constants_are_what_strained_crystals_answer(crystal, pressure_GPa):
     assert float(constants.relaxed[0, 0] - constants.relaxed[0, 1]) == pytest.approx(2 * float(constants.relaxed[5, 5]))
 
 
+@pytest.mark.slow
 def test_they_scale_with_the_depth_and_follow_the_width(crystal):
     constants, slopes = all_of_it(jnp.asarray(THETA), crystal)
     np.testing.assert_allclose(slopes.relaxed[0], constants.relaxed / THETA[0], rtol=1e-8, atol=1e-8)

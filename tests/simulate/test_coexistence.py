@@ -64,6 +64,7 @@ def test_melting_temperatures_from_guesses_on_either_side_come_closer():
     assert found[0].crystalline[-50:].mean() > found[1].crystalline[-50:].mean()  # the colder start has frozen more
 
 
+@pytest.mark.slow
 def test_a_guess_far_too_low_freezes_all():
     with pytest.raises(ValueError, match="All has frozen"):
         coexistence(argon(), crystal((3, 3, 6)), settings(0.4, steps=6000), key=jax.random.key(0))

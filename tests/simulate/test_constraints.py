@@ -122,6 +122,7 @@ def test_thermostats_count_what_rigid_molecules_have(soft, warm, kind):
     assert np.ptp(total) < 0.02
 
 
+@pytest.mark.slow
 def test_a_gas_of_rigid_dimers_has_exactly_its_temperature():
     """Without forces g-BAOAB samples momenta exactly at any time step: five degrees of freedom a molecule."""
     dimers = 200
@@ -187,6 +188,7 @@ def test_a_center_of_mass_at_rest_stays_where_it_is(lj, argon):
     assert abs(blocks.mean() - 80.0) < 3.5 * blocks.std(ddof=1) / np.sqrt(20) + 0.2
 
 
+@pytest.mark.slow
 def test_bonds_to_fixed_atoms_turn_about_them_and_single_precision_holds(soft):
     system = make_system([[50.0, 0, 0], [51.0, 0, 0], [51.0, 1.0, 0]], [6, 6, 6], dtype=jnp.float32)
     system = constrain(system, fixed=[0], bonds=[[0, 1], [1, 2]])

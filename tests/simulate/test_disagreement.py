@@ -22,6 +22,7 @@ def system():
     return make_system(positions + 0.05 * rng.normal(size=positions.shape), [18] * 32, cell=10.8 * np.eye(3))
 
 
+@pytest.mark.slow
 def test_means_and_the_worst_frame(system):
     committee = Committee.of(MEMBERS)
     energy = committee + LennardJones(0.001, 3.0, 5.0)  # what all members share changes nothing

@@ -102,6 +102,7 @@ def test_what_leads_nowhere_is_given_up_and_said(alone):
         LBFGS(memory=0)
 
 
+@pytest.mark.slow
 def test_lists_that_overflow_on_the_way_down_change_no_step(lj):
     """Atoms that fall together have more neighbors than they started with."""
     rng = np.random.default_rng(0)

@@ -29,6 +29,7 @@ def backward(state):
     return replace(state, momenta=-state.momenta, bath=eqx.tree_at(lambda b: (b.rate, b.atoms, b.cell), bath, parts))
 
 
+@pytest.mark.slow
 def test_time_runs_backward_and_a_cell_keeps_its_orientation(lj, argon):
     turn = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
     turn *= np.sign(np.linalg.det(turn))

@@ -124,6 +124,7 @@ def test_the_path_goes_through_the_boundary(silicon):
     assert float(jnp.max(jnp.abs(straight.positions[-1] - before.positions))) < 3.0
 
 
+@pytest.mark.slow
 def test_fixed_atoms_stay_and_what_makes_no_path_is_refused(silicon, valley):
     energy, (before, after) = silicon
     held = constrain(before, fixed=[40])
