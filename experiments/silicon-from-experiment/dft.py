@@ -25,7 +25,7 @@ from jaxmlip.properties import frequencies, make_supercell
 from jaxmlip.system import System, make_system
 
 DIAMOND = np.array([[0, 0, 0], [0, 2, 2], [2, 0, 2], [2, 2, 0], [1, 1, 1], [1, 3, 3], [3, 1, 3], [3, 3, 1]]) / 4.0
-BASIS = LinearACEConfig((14,), cutoff=5.0, degree=3, radial=8, channels=12, roots=8)
+BASIS = LinearACEConfig((14,), cutoff=4.5, degree=2, radial=6, channels=8, roots=4)
 
 
 def halves() -> tuple[Dataset, Dataset]:

@@ -25,7 +25,7 @@ from jaxmlip.learn.finetune_settings import FinetuneSettings
 from jaxmlip.learn.free_energies import melting_estimate, melting_temperature
 from jaxmlip.learn.gauss_newton import Quadratic, gauss_newton_step
 from jaxmlip.learn.mixture import Mixture, mix
-from jaxmlip.learn.reweight import expectation, max_step, replica_gradients, reweight
+from jaxmlip.learn.reweight import max_step, replica_rows, reweight
 from jaxmlip.learn.sampler import Samples, StatePoint
 from jaxmlip.learn.targets import Dynamics, MeltingPoint, Quantity, Target, Total, Vacancy
 from jaxmlip.learn.windows import Starts, make_starts, window_estimate, window_gradient
@@ -241,16 +241,16 @@ class FinetuneProblem:
         prior = float(np.sum(np.asarray(self.prior, float) * moved**2))
         return self.chi2(state) + state.label_chi2 + state.fitted_chi2 + prior
 
-    def rows(self, state: FitState) -> dict[str, Float[Array, "values parameters"]]:
-        """Derivatives of all fitted values by the parameters."""
-        found = {}
+    def rows(self, state: FitState) -> tuple[dict[str, Float[Array, "values parameters"]], dict[StatePoint, float]]:
+        """Derivatives of all fitted values by the parameters, and how far gradients of averages stand out."""
+        found, signals = {}, {}
         for place in self.places:
             fitted = self.observables(place)
             if fitted and isinstance(place, Dynamics):
                 found |= self.window_rows(state, place, fitted)
             elif fitted and isinstance(place, StatePoint):
-                rows = _static_rows(state.params, self.unravel, self.fixed, fitted, state.mixtures[place])
-                found |= {name: row.reshape(-1, len(state.params)) for name, row in rows.items()}
+                rows, each = self.static_rows(state, place, fitted)
+                found, signals[place] = found | rows, self.signal(state, place, each)
         for t in self.melting():
             solid, liquid = (state.mixtures[p] for p in t.places)
             found[t.name] = _melting_row(state.params, self.unravel, self.fixed, solid, liquid)[None]
@@ -265,7 +265,7 @@ class FinetuneProblem:
                 state.params, self.unravel, self.fixed, points, tuple(t.observable for t in here), moving
             )
             found |= {t.name: row.reshape(-1, len(state.params)) for t, row in zip(here, many, strict=True)}
-        return found
+        return found, signals
 
     def window_rows(self, state: FitState, place: Dynamics, fitted: Mapping[str, Any]) -> dict[str, Array]:
         """Derivatives of correlations in time at one place."""
@@ -293,14 +293,14 @@ class FinetuneProblem:
 
     def update(self, state: FitState) -> tuple[FitState, dict[str, Any]]:
         """One step, or the reason to stop."""
-        signals = {p: self.signal(state, p) for p in self.places if isinstance(p, StatePoint)}
+        rows, signals = self.rows(state)
         weak = [p for p, ratio in signals.items() if ratio < self.settings.signal]
         if weak:
             try:
                 state = self.found(self.sampled(state, weak), state.params)
             except (PredictionFailed, SimulationError) as error:
                 return state, {**self.record(state), "stop": str(error)}
-        rows = self.rows(state)
+            rows, signals = self.rows(state)
         whitened, wrong = [], []
         for t in self.targets:
             scale = _whitening(t, state)
@@ -359,32 +359,40 @@ class FinetuneProblem:
         chi2 = {"chi2": self.chi2(state), "label_chi2": state.label_chi2, "fitted_chi2": state.fitted_chi2}
         return {**chi2, "conflicts": [], "stop": ""}
 
-    def signal(self, state: FitState, point: StatePoint) -> float:
+    def static_rows(
+        self, state: FitState, point: StatePoint, fitted: Mapping[str, Any]
+    ) -> tuple[dict[str, Array], np.ndarray]:
+        """Derivatives of averages at a state point by name; and those of all values by replica
+        [replicas values parameters], as shares of the whole."""
+        parts = replica_rows(list(fitted.values()), self.energy(state), state.mixtures[point])
+        each = np.stack([self.trained(part) for part in parts])
+        ends = np.cumsum([self.width(name) for name in fitted])[:-1]
+        total = jnp.asarray(each.sum(axis=0), state.params.dtype)
+        return dict(zip(fitted, jnp.split(total, ends), strict=True)), each
+
+    def width(self, name: str) -> int:
+        """How many values something that is observed has; parts of a total have one."""
+        return next((len(t.values) for t in self.targets if t.name == name), 1)
+
+    def signal(self, state: FitState, point: StatePoint, each: np.ndarray) -> float:
         """Norm of the gradient of the chi-square of what is observed at a state point over that of its standard error,
-        from replicas; infinite where there is nothing left to fit."""
-        observables, pulls, chi2 = self.observables(point), {}, []
-        for t in self.targets:
-            names = {t.name, *_parts(t)}
+        from replicas (`each` of `static_rows`); infinite where there is nothing left to fit."""
+        pulls, chi2 = [], []
+        for name in self.observables(point):
+            t = next(t for t in self.targets if name == t.name or name in _parts(t))
             scale = _whitening(t, state)
             wrong = scale @ (state.values[t.name] - t.values)
-            for name in names & set(observables):
-                pulls[name] = jnp.asarray(scale.T @ wrong)
-                chi2.append(float(np.mean(wrong**2)))
-        if not chi2 or not self.settings.signal or max(chi2) < 1.0 or state.samples[point][-1].replicas < 2:
+            pulls.append(scale.T @ wrong)
+            chi2.append(float(np.mean(wrong**2)))
+        if not chi2 or max(chi2) < 1.0 or len(each) < 2:
             return float("inf")
-
-        def objective(means):
-            parts = [jnp.vdot(pulls[name], jnp.ravel(means[name]).astype(pulls[name].dtype)) for name in pulls]
-            return jnp.sum(jnp.stack(parts))
-
-        found = replica_gradients(objective, observables, self.energy(state), state.mixtures[point])
-        chosen = [self.trained(g) for g in found]
-        return gradient_noise(chosen, np.asarray(self.prior, float) ** -0.5).ratio
+        shares = len(each) * np.einsum("v,rvp->rp", np.concatenate(pulls), each)
+        return gradient_noise(list(shares), np.asarray(self.prior, float) ** -0.5).ratio
 
     def trained(self, gradient: Any) -> np.ndarray:
-        """What of a gradient by the whole energy belongs to the parameters, as one vector."""
+        """What of rows of gradients by the whole energy belongs to the parameters [rows parameters]."""
         kept = jax.tree.map(lambda x, g: None if x is None else g, self.given, gradient, is_leaf=lambda x: x is None)
-        return np.asarray(ravel_pytree(kept)[0], float)
+        return np.concatenate([np.asarray(x, float).reshape(len(x), -1) for x in jax.tree.leaves(kept)], axis=1)
 
     def leapt(self, state: FitState, params: Float[Array, "parameters"]) -> FitState:
         """The predictions at parameters that frames do not reach, from new ones."""
@@ -443,14 +451,6 @@ def _ground_rows(params, unravel, fixed, points, observables, moving) -> list[Ar
         energy = eqx.combine(unravel(params), fixed)
         there = [follow(energy, p) if free else p for p, free in zip(points, moving, strict=True)]
         return [jnp.ravel(o(energy, *there)) for o in observables]
-
-    return jax.jacrev(values)(params)
-
-
-@Compiled
-def _static_rows(params, unravel, fixed, observables: Mapping[str, AbstractStatic], mixture: Mixture):
-    def values(params):
-        return expectation(observables, eqx.combine(unravel(params), fixed), mixture)
 
     return jax.jacrev(values)(params)
 

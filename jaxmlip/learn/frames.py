@@ -20,6 +20,8 @@ from jaxmlip.observables.static import AbstractStatic
 from jaxmlip.simulate.state import with_cell
 from jaxmlip.system import System
 
+_BLOCK = 32  # frames that one program goes over
+
 
 class Frames(eqx.Module):
     """Configurations of one system, and what they were sampled with.
@@ -90,7 +92,10 @@ def evaluate(
     parts = observables_in(observables)
     for observable in parts:
         _check_reach(observable, frames)
-    return _stream(energy, parts, frames, chunk)
+    if traced((energy, parts, frames)):
+        return _stream(energy, parts, frames, chunk)
+    found = [compiled(_forward, energy, parts, block, chunk) for block in _blocks(frames)]
+    return jax.tree.map(lambda *x: jnp.concatenate(x)[: len(frames)], *found)
 
 
 def slopes(
@@ -98,7 +103,11 @@ def slopes(
 ) -> tuple[Float[Array, "frames"], Float[Array, "frames"]]:
     """Changes of the energies [eV] as in `evaluate`, and their derivatives along a direction of the parameters: one
     forward-mode pass."""
-    return compiled(_along, energy, direction, frames, chunk)
+    if traced((energy, direction, frames)):
+        return _along(energy, direction, frames, chunk)
+    found = [compiled(_along, energy, direction, block, chunk) for block in _blocks(frames)]
+    changes, rises = (jnp.concatenate(x)[: len(frames)] for x in zip(*found, strict=True))
+    return changes, rises
 
 
 def pull_back(
@@ -114,8 +123,61 @@ def pull_back(
     """Gradient by the parameters of the inner product of what `evaluate` gives with `cotangents`, over `size` frames
     from `start` on (default: all). One backward pass for each `chunk` of frames."""
     size = len(frames) if size is None else size
-    begin = jnp.asarray(start, jnp.int32)
-    return compiled(_backward, energy, observables_in(observables), frames, chunk, cotangents, size, begin)
+    parts = observables_in(observables)
+    if traced((energy, frames, cotangents, start)):
+        return _backward(energy, parts, frames, chunk, cotangents, size, jnp.asarray(start, jnp.int32))
+    return pull_back_rows(energy, parts, frames, cotangents, start=int(start), size=size, chunk=chunk, rows=False)
+
+
+def pull_back_rows(
+    energy: AbstractEnergy,
+    observables: PyTree,
+    frames: Frames,
+    cotangents: PyTree,
+    *,
+    start: int = 0,
+    size: int | None = None,
+    chunk: int = 1,
+    rows: bool = True,
+) -> PyTree:
+    """As `pull_back`, for several sets of cotangents at once, along their first axis (host): what a frame needs before
+    its backward passes is computed once."""
+    size = len(frames) if size is None else size
+    parts, axis = observables_in(observables), 1 if rows else 0
+    program, total = _backward_rows if rows else _backward, None
+    chosen = jax.tree.map(lambda x: x[:, start : start + size] if rows else x[start : start + size], cotangents)
+    first = 0
+    for block in _blocks(_part(frames, slice(start, start + size))):
+        count = len(block)
+        here = jax.tree.map(lambda x, a=first, n=count: _padded(x, a, n, axis), chosen)
+        found = compiled(program, energy, parts, block, chunk, here, count, jnp.asarray(0, jnp.int32))
+        total = found if total is None else jax.tree.map(jnp.add, total, found)
+        first += count
+    return total
+
+
+def _padded(x: Array, first: int, count: int, axis: int) -> Array:
+    """Rows of one block, zeros where there are no more."""
+    piece = x[:, first : first + count] if axis else x[first : first + count]
+    missing = count - piece.shape[axis]
+    return jnp.pad(piece, [(0, missing if k == axis else 0) for k in range(piece.ndim)])
+
+
+def _part(frames: Frames, which: Any) -> Frames:
+    """Some of the frames."""
+    arrays = frames.positions[which], frames.cells[which], frames.atom_energies[which]
+    return Frames(frames.system, *arrays, frames.near, frames.far)
+
+
+def _blocks(frames: Frames) -> list[Frames]:
+    """Frames in blocks of one size, so that one program serves any number; the last one is filled up with its first
+    frame."""
+    size = min(_BLOCK, 1 << max(0, len(frames) - 1).bit_length())
+    found = []
+    for first in range(0, len(frames), size):
+        rows = np.arange(first, first + size)
+        found.append(_part(frames, np.where(rows < len(frames), rows, first)))
+    return found
 
 
 def observables_in(tree: PyTree) -> list[AbstractStatic]:
@@ -185,6 +247,11 @@ def _backward(energy, parts, frames: Frames, chunk: int, cotangents, size: int, 
     return lax.scan(one, jax.tree.map(jnp.zeros_like, learned), jnp.arange(0, size, chunk, dtype=jnp.int32))[0]
 
 
+def _backward_rows(energy, parts, frames: Frames, chunk: int, cotangents, size: int, start):
+    """`_backward` for several sets of cotangents."""
+    return jax.vmap(lambda c: _backward(energy, parts, frames, chunk, c, size, start))(cotangents)
+
+
 def _along(energy, direction, frames: Frames, chunk: int):
     """Changes of the energies and their slopes along a direction."""
     learned, rest = eqx.partition(energy, eqx.is_inexact_array)
@@ -203,7 +270,15 @@ def _of_frame(energy, parts, frames: Frames, positions, cell, before):
     check_cutoff(energy, graph)
     changes = energy(graph).astype(before.dtype) - before
     change = graph.sum_atoms(changes.astype(accumulator(before.dtype)))[0]
-    return change, [o.frame(energy, _chosen(o, graph, wide)) for o in parts]
+    made, found = {}, []
+    for observable in parts:
+        source = observable.source()
+        plain = not jax.tree.leaves(source)
+        key = jax.tree.structure(source) if plain else id(observable)
+        if key not in made:
+            made[key] = source.frame(energy, _chosen(source, graph, wide))
+        found.append(made[key])
+    return change, found
 
 
 def _chosen(observable: AbstractStatic, near: Graph, far: Graph | None) -> Graph:
@@ -234,7 +309,7 @@ def traced(tree: PyTree) -> bool:
     return any(isinstance(x, Tracer) for x in jax.tree.leaves(tree))
 
 
-_PROGRAMS = {function: Compiled(function) for function in (_forward, _backward, _along)}
+_PROGRAMS = {function: Compiled(function) for function in (_forward, _backward, _backward_rows, _along)}
 
 
 def _check_reach(observable: AbstractStatic, frames: Frames) -> None:

@@ -17,7 +17,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxmlip.energy import AbstractEnergy
-from jaxmlip.learn.frames import evaluate, is_static, pull_back, slopes
+from jaxmlip.learn.frames import evaluate, is_static, pull_back, pull_back_rows, slopes
 from jaxmlip.learn.mixture import Mixture, log_weights, mix
 from jaxmlip.learn.sampler import Samples, StatePoint, sample
 from jaxmlip.observables.static import Conditions
@@ -126,6 +126,35 @@ def replica_gradients(
     shift = jax.tree.map(lambda *g: sum(g), *whole)
     shift = jax.tree.map(lambda w, *g: w - sum(g) / count, shift, *alone)
     return [jax.tree.map(jnp.add, gradient, shift) for gradient in alone]
+
+
+def replica_rows(observables: PyTree, energy: AbstractEnergy, mixture: Mixture, *, chunk: int = 1) -> list[PyTree]:
+    """What the frames of each replica add to the derivatives of all averages (host): gradients by the parameters, with
+    one row for each value, in the order of the observables; their sum over the replicas is the derivative.
+
+    What they scatter by is the noise of the sum, to first order.
+    """
+    changes, values = evaluate(energy, observables, mixture.frames, chunk=chunk)
+    cotangents = _cotangents(observables, mixture, changes, values)
+    blocks = mixture.blocks()
+    found: list[PyTree] = [None] * (1 + max(replica for replica, _, _ in blocks))
+    for replica, start, size in blocks:
+        part = pull_back_rows(energy, observables, mixture.frames, cotangents, start=start, size=size, chunk=chunk)
+        found[replica] = part if found[replica] is None else jax.tree.map(jnp.add, found[replica], part)
+    return found
+
+
+@eqx.filter_jit
+def _cotangents(observables, mixture, changes, values):
+    """Derivatives of all values by what the frames contribute, one row each."""
+
+    def flat(changes, values):
+        weights = jax.nn.softmax(log_weights(changes, mixture))
+        found = reduced_values(observables, values, weights, mixture.conditions)
+        parts = [jnp.ravel(x).astype(changes.dtype) for x in jax.tree.leaves(found)]
+        return jnp.concatenate(parts)
+
+    return jax.jacrev(flat, argnums=(0, 1))(changes, values)
 
 
 def reduced_values(observables: PyTree, values: PyTree, weights: Float[Array, "frames"], conditions: Conditions):

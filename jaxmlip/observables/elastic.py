@@ -62,15 +62,18 @@ class StressSlope(AbstractStatic):
     """What one strained cell adds to a central difference [eV/Å³]: components of its stress times `weights` (xx yy zz
     yz xz xy), over twice its `strain` with sign."""
 
-    weights: tuple[float, ...] = eqx.field(static=True, kw_only=True)
-    strain: float = eqx.field(static=True, kw_only=True)
+    weights: Float[Array, "6"] = eqx.field(kw_only=True, converter=jnp.asarray)
+    strain: Float[Array, ""] = eqx.field(kw_only=True, converter=jnp.asarray)
     cutoff: float | None = eqx.field(static=True, default=None)
 
+    def source(self) -> AbstractStatic:
+        return Stress()
+
     def frame(self, energy: AbstractEnergy, graph: Graph) -> dict[str, Array]:
-        return Stress().frame(energy, graph)
+        return self.source().frame(energy, graph)
 
     def reduce(
         self, values: dict[str, Array], weights: Float[Array, "frames"], conditions: Conditions
     ) -> Float[Array, ""]:
         stress = voigt(Stress().reduce(values, weights, conditions))
-        return jnp.sum(jnp.asarray(self.weights, stress.dtype) * stress) / (2.0 * self.strain)
+        return jnp.sum(self.weights.astype(stress.dtype) * stress) / (2.0 * self.strain.astype(stress.dtype))

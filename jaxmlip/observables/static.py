@@ -40,6 +40,10 @@ class AbstractStatic(eqx.Module):
     def frame(self, energy: AbstractEnergy, graph: Graph) -> PyTree:
         """What one configuration contributes: arrays, in the same shapes for each."""
 
+    def source(self) -> AbstractStatic:
+        """What gives `frame`: it is computed once for all observables that have the same."""
+        return self
+
     def reduce(self, values: PyTree, weights: Float[Array, "frames"], conditions: Conditions) -> PyTree:
         """The observable from the values of all frames (leading axis) and their weights, whose sum is 1."""
         return weighted_mean(values, weights)
@@ -129,7 +133,7 @@ class Density(AbstractStatic):
 class LogVolume(AbstractStatic):
     """The logarithm of the mean volume [Å³], times `factor`: differences between temperatures are expansions."""
 
-    factor: float = eqx.field(static=True, default=1.0)
+    factor: Float[Array, ""] = eqx.field(default=1.0, converter=jnp.asarray)
     cutoff: float | None = eqx.field(static=True, default=None)
 
     def frame(self, energy: AbstractEnergy, graph: Graph) -> Float[Array, ""]:
@@ -138,7 +142,8 @@ class LogVolume(AbstractStatic):
     def reduce(
         self, values: Float[Array, "frames"], weights: Float[Array, "frames"], conditions: Conditions
     ) -> Float[Array, ""]:
-        return self.factor * jnp.log(weighted_mean(values, weights))
+        found = jnp.log(weighted_mean(values, weights))
+        return self.factor.astype(found.dtype) * found
 
 
 class LatticeConstant(AbstractStatic):

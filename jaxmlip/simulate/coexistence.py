@@ -22,7 +22,7 @@ from jaxmlip.simulate.mtk import MTK
 from jaxmlip.simulate.npt import NPT
 from jaxmlip.simulate.nvt import Langevin
 from jaxmlip.simulate.run import run
-from jaxmlip.simulate.state import State
+from jaxmlip.simulate.state import State, with_cell
 from jaxmlip.system import System
 
 _SHORTEST_WAVE = 1.0  # Å
@@ -36,8 +36,10 @@ class CoexistenceSettings:
 
     `temperature` [K] is a guess, `pressure` [eV/Å³] what the melting temperature is for, `melt` [K] where half of the
     atoms melt (three times the guess). Of `timestep` [`2 * units.fs`] there are `prepare` steps for each of warming the
-    crystal, melting, cooling to the guess and relaxing the cell, then `steps` at constant enthalpy, recorded `every` so
-    many, of which the second half counts. `friction` [1/time] and `barostat_period` [time] are those of `NPT`.
+    crystal and melting, a fifth of it for each of cooling to the guess and relaxing the cell, then `steps` at constant
+    enthalpy, recorded `every` so many, of which the second half counts. `expansion` is about how much of its volume the
+    crystal gains by melting (negative for silicon): the molten half starts with it. `friction` [1/time] and
+    `barostat_period` [time] are those of `NPT`.
     """
 
     temperature: float
@@ -50,6 +52,7 @@ class CoexistenceSettings:
     friction: float = 1.0 / units.ps
     barostat_period: float = 1.0 * units.ps
     compressibility: float = 0.02 / units.GPa
+    expansion: float = 0.12
 
     def __post_init__(self):
         if self.melt is not None and not self.melt > self.temperature:
@@ -93,7 +96,8 @@ def coexistence(
     state, (_, order) = run(warm, energy, state, steps=steps, every=every, observe=watch)
     whole = float(order[len(order) // 2 :].mean())
     system = _half_molten(energy, state.system, along, settings, keys[1])
-    state, _ = run(warm, energy, warm.init(energy, system, key=keys[2]), steps=steps, every=every, observe=watch)
+    brief = _brief(settings)
+    state, _ = run(warm, energy, warm.init(energy, system, key=keys[2]), steps=brief, every=brief, observe=watch)
     still = _without_bath(settings)
     state = still.init(energy, state.system, key=keys[3], momenta=state.momenta)
     state, found = run(still, energy, state, steps=settings.steps, every=settings.every, observe=watch)
@@ -141,15 +145,34 @@ def _half_molten(
 ) -> System:
     """The crystal with one half molten, and cooled to the guess."""
     rows, _ = reciprocal(crystal.cell)
-    place = np.asarray(product(crystal.positions, rows.T), np.float64)[:, along] % 1.0
-    system = constrain(crystal, fixed=place < 0.5)
+    raw = np.asarray(product(crystal.positions, rows.T), np.float64)[:, along]
+    system = constrain(_stretched(crystal, raw, along, settings.expansion), fixed=raw % 1.0 < 0.5)
     hot = 3.0 * settings.temperature if settings.melt is None else settings.melt
-    for kelvin, draw in zip((hot, settings.temperature), jax.random.split(key), strict=True):
+    stages = (hot, settings.prepare), (settings.temperature, _brief(settings))
+    for (kelvin, steps), draw in zip(stages, jax.random.split(key), strict=True):
         integrator = Langevin(settings.timestep, kelvin, settings.friction)
         state = integrator.init(energy, system, key=draw)
-        state, _ = run(integrator, energy, state, steps=settings.prepare, every=settings.prepare)
+        state, _ = run(integrator, energy, state, steps=steps, every=steps)
         system = state.system
     return constrain(system)
+
+
+def _stretched(crystal: System, raw: np.ndarray, along: int, expansion: float) -> System:
+    """The cell longer by as much as its half will grow by melting, and the atoms of that half apart accordingly: at the
+    density of the crystal it would freeze at once."""
+    longer, place = 1.0 + 0.5 * expansion, raw % 1.0
+    moved = np.where(place < 0.5, place, 0.5 + (place - 0.5) * (1.0 + expansion))
+    cell = np.array(crystal.cell, np.float64)
+    shift = np.outer(moved - raw, cell[along])
+    cell[along] *= longer
+    dtype = crystal.positions.dtype
+    return with_cell(crystal, crystal.positions + jnp.asarray(shift, dtype), jnp.asarray(cell, dtype))
+
+
+def _brief(settings: CoexistenceSettings) -> int:
+    """Steps with a thermostat while both phases are there: it takes away the heat that would keep either from growing,
+    so few of them."""
+    return max(1, settings.prepare // 5)
 
 
 def _dynamics(settings: CoexistenceSettings) -> NPT:
