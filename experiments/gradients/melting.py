@@ -30,7 +30,7 @@ from jaxmlip.system import System, make_system
 EPSILON, SIGMA, MASS = 119.8 * units.kB, 3.405, 39.948
 TAU = SIGMA * (MASS / EPSILON) ** 0.5
 KELVIN = EPSILON / units.kB
-TRUNCATED = 0.64  # kT / epsilon at which atoms cut at 2.5 sigma melt, about: where quick runs sample
+TRUNCATED = 0.66  # kT / epsilon at which atoms cut at 2.5 sigma melt, about: where quick runs sample
 FCC = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
 
 
@@ -86,7 +86,7 @@ def phase(energy: Corresponding, reduced: float, *, molten: bool, quick: bool) -
 def coexisting(energy: Corresponding) -> dict:
     """The melting temperature from guesses on either side."""
     found = {}
-    for guess in (0.60, 0.68):
+    for guess in (0.65, 0.67):
         settings = CoexistenceSettings(
             guess * KELVIN,
             timestep=0.005 * TAU,
@@ -96,7 +96,7 @@ def coexisting(energy: Corresponding) -> dict:
             barostat_period=TAU,
             compressibility=0.05 * SIGMA**3 / EPSILON,
         )
-        result = coexistence(energy, crystal((4, 4, 8)), settings, key=jax.random.key(round(100 * guess)))
+        result = coexistence(energy, crystal((4, 4, 12)), settings, key=jax.random.key(round(100 * guess)))
         found[guess] = {
             "reduced": result.temperature.value / KELVIN,
             "stderr": result.temperature.stderr / KELVIN,
