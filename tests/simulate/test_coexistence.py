@@ -51,16 +51,17 @@ def _kinetic(state):
 
 
 @pytest.mark.slow
-def test_melting_temperatures_from_guesses_on_either_side_come_closer():
+def test_melting_temperature_of_lennard_jones_does_not_depend_on_the_guess():
     """Truncated at 2.5 sigma (smoothly): between 0.60 (Errington, truncated and shifted with long cutoffs left out) and
-    0.694 (all of it, Mastny & de Pablo, J. Chem. Phys. 127, 104504 (2007), doi:10.1063/1.2753149)."""
+    0.694 (all of it, Mastny & de Pablo, J. Chem. Phys. 127, 104504 (2007), doi:10.1063/1.2753149). In crystals shorter
+    than twelve cells one phase takes all from guesses that are 3 % off."""
     found = [
-        coexistence(argon(), crystal((4, 4, 8)), settings(guess, prepare=3000, steps=30_000), key=jax.random.key(1))
-        for guess in (0.635, 0.66)
+        coexistence(argon(), crystal((4, 4, 12)), settings(guess, prepare=3000, steps=20_000), key=jax.random.key(1))
+        for guess in (0.65, 0.67)
     ]
     reduced = [f.temperature.value / 119.8 for f in found]
-    assert all(0.60 < t < 0.694 for t in reduced)
-    assert 0.62 < reduced[0] < reduced[1] < 0.67, "120 units of time are too few for them to meet"
+    assert all(0.62 < t < 0.68 for t in reduced)
+    assert abs(reduced[0] - reduced[1]) < 0.015
     assert found[0].crystalline[-50:].mean() > found[1].crystalline[-50:].mean()  # the colder start has frozen more
 
 
