@@ -48,10 +48,10 @@ def primitive(edge: float) -> System:
     return make_system([[0, 0, 0], [0.25 * edge] * 3], [14, 14], cell=cell, dtype=np.float64)
 
 
-def phonons() -> Quantity:
+def phonons(cutoff: float = BASIS.cutoff) -> Quantity:
     """Optical modes at Gamma; TA, LA and TO at X (means of degenerate ones)."""
     q = jnp.asarray([[0.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
-    supercell = make_supercell(primitive(LATTICE), (4, 4, 4), BASIS.cutoff)
+    supercell = make_supercell(primitive(LATTICE), (4, 4, 4), cutoff)
 
     def values(energy: AbstractEnergy, point: Any):
         found = frequencies(energy, point.system, supercell, q)

@@ -4,6 +4,8 @@ import math
 
 LATTICE = 5.43102  # Å, 295.65 K
 CONSTANTS = (165.78, 63.94, 79.62)  # GPa: C11, C12, C44 at 298 K
+COLD_LATTICE = 5.4298  # Å, near 0 K
+COLD_CONSTANTS = (167.5, 64.9, 80.2)  # GPa, 4.2 K
 PHONONS = (15.53, 4.49, 12.32, 13.90)  # THz: optical at Gamma; TA, LA, TO at X
 
 SOURCES = {
@@ -11,6 +13,8 @@ SOURCES = {
     "constants": "McSkimin & Andreatch, J. Appl. Phys. 35, 2161 (1964), doi:10.1063/1.1702809",
     "phonons": "Nilsson & Nelin, Phys. Rev. B 6, 3777 (1972), doi:10.1103/PhysRevB.6.3777",
     "expansion": "Okada & Tokumaru, J. Appl. Phys. 56, 314 (1984), doi:10.1063/1.333965",
+    "cold lattice": "Lyon et al., J. Appl. Phys. 48, 865 (1977), doi:10.1063/1.323747 (typed from memory)",
+    "cold constants": "Hall, Phys. Rev. 161, 756 (1967), doi:10.1103/PhysRev.161.756, typed from memory",
     "hot": "Nikanorov, Burenkov & Stepanov, Sov. Phys. Solid State 13, 2516 (1972): falling as exp(-k (T - 298.15 K))",
 }
 

@@ -366,20 +366,20 @@ class FinetuneProblem:
         [replicas values parameters], as shares of the whole."""
         parts = replica_rows(list(fitted.values()), self.energy(state), state.mixtures[point])
         each = np.stack([self.trained(part) for part in parts])
-        ends = np.cumsum([self.width(name) for name in fitted])[:-1]
+        ends = np.cumsum([len(self.owner(name).values) for name in fitted])[:-1]
         total = jnp.asarray(each.sum(axis=0), state.params.dtype)
         return dict(zip(fitted, jnp.split(total, ends), strict=True)), each
 
-    def width(self, name: str) -> int:
-        """How many values something that is observed has; parts of a total have one."""
-        return next((len(t.values) for t in self.targets if t.name == name), 1)
+    def owner(self, name: str) -> Target:
+        """The target that something that is observed is, or is a part of."""
+        return next(t for t in self.targets if name == t.name or name in _parts(t))
 
     def signal(self, state: FitState, point: StatePoint, each: np.ndarray) -> float:
         """Norm of the gradient of the chi-square of what is observed at a state point over that of its standard error,
         from replicas (`each` of `static_rows`); infinite where there is nothing left to fit."""
         pulls, chi2 = [], []
         for name in self.observables(point):
-            t = next(t for t in self.targets if name == t.name or name in _parts(t))
+            t = self.owner(name)
             scale = _whitening(t, state)
             wrong = scale @ (state.values[t.name] - t.values)
             pulls.append(scale.T @ wrong)

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from jaxmlip.cli.main import main
+from jaxmlip.cli.targets import read_targets
 from jaxmlip.energy import LennardJones
+from jaxmlip.errors import UserError
 from jaxmlip.models.pretrained import load, save
+from jaxmlip.observables.static import LatticeConstant
 
 SIGMA, EPSILON = 3.4, 0.0104  # Å, eV
 
@@ -130,6 +133,49 @@ def test_what_makes_no_sense_is_explained(folder, capsys, old, new, message):
 def test_a_part_that_no_path_has_is_named(folder, capsys):
     assert main(["finetune", *write(folder), "--train", "sigmas"]) == 2
     assert "No parameter belongs to 'sigmas'; there are" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["--by", "low-rank"], "has no matrix that is larger than the rank 4 both ways"),
+        (["--by", "correction"], "give the `elements` that the correction is for"),
+        (["--by", "correction", "--train", "sigma"], 'with `by = "correction"` leave it out'),
+        (["--train", "last layer"], "No parameter belongs to 'last layer'"),
+    ],
+)
+def test_what_this_model_cannot_change_is_explained(folder, capsys, asked, message):
+    assert main(["finetune", *write(folder), *asked]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_differs_between_states_is_read(folder):
+    file = {"file": str(folder / "fcc.extxyz"), "repeat": [2, 2, 2]}
+    states = {
+        "cold": file | {"temperature_K": 30.0},
+        "free": file | {"temperature_K": 30.0, "pressure_GPa": 0.0},
+        "warm": file | {"temperature_K": 60.0, "pressure_GPa": 0.0},
+    }
+    write(folder)
+    gpa = {"value": 1.0, "uncertainty": 0.1, "unit": "GPa", "at": "cold"}
+    alpha = {"observable": "mean_thermal_expansion", "value": 1e-4, "uncertainty": 1e-5, "unit": "1/K", "at": "free"}
+    tables = {
+        "C11": gpa | {"observable": "C11"},
+        "C44": gpa | {"observable": "C44"},
+        "alpha": alpha | {"warmer": "warm"},
+        "edge": {"observable": "lattice_constant", "atoms": 4, "at": "free", "value": 5.3, "uncertainty": 0.01}
+        | {"unit": "Å"},
+    }
+    energy = LennardJones(EPSILON, SIGMA, cutoff=8.0)
+    found = {t.name: t for t in read_targets(energy, {}, states, tables)}
+    assert len(found["C11"].places) == 2 and found["C11"].places[0] is found["C44"].places[0]
+    assert [p.temperature for p in found["alpha"].places] == [30.0, 60.0]
+    assert isinstance(found["edge"].observable, LatticeConstant)
+    for wrong, message in (("cold", "both with a `pressure`"), ("hot", "there is no state 'hot'")):
+        with pytest.raises(UserError, match=message):
+            read_targets(energy, {}, states, {"alpha": alpha | {"warmer": wrong}})
+    with pytest.raises(UserError, match="constant volume"):
+        read_targets(energy, {}, states, {"C11": tables["C11"] | {"at": "free"}})
 
 
 def test_without_targets_there_is_nothing_to_fit(folder, capsys):
