@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.resources
 import json
 import time
@@ -34,6 +35,14 @@ def halves() -> tuple[Dataset, Dataset]:
         0.5, seed=0
     )
     return train, test
+
+
+def weighted(dataset: Dataset, scale: float) -> Dataset:
+    """Frames count less the higher their energy is above that of the crystal, in units of `scale` [eV/atom]."""
+    each = [(r.energy or 0.0) / len(r) for r in dataset]
+    lowest = min(e for e, r in zip(each, dataset, strict=True) if not r.is_isolated_atom)
+    counts = [1.0 / (1.0 + (e - lowest) / scale) ** 2 for e in each]
+    return Dataset([dataclasses.replace(r, weights=(w, w, w)) for r, w in zip(dataset, counts, strict=True)])
 
 
 def box(edge: float, repeats: int, dtype: Any = np.float32) -> System:
@@ -102,10 +111,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="8 atoms, few frames, one update, no hold-outs")
     parser.add_argument("--updates", type=int, default=6)
+    parser.add_argument("--scale", type=float, default=0.1, help="of energies [eV/atom] above which frames count less")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     begin = time.monotonic()
     train, test = halves()
+    train = weighted(train, options.scale)
     model = LinearACE(BASIS, key=jax.random.key(0))
     fit = fit_linear(model, train, dtype=np.float64)
     replay = linear_replay(fit, train)
