@@ -74,7 +74,8 @@ def write(folder, *, held_out=True, **changes):
     return [str(folder / "fit.toml")]
 
 
-@pytest.mark.parametrize("held_out", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("held_out", [False, True])
+@pytest.mark.slow
 def test_a_model_goes_to_what_was_observed(folder, capsys, held_out):
     assert main(["finetune", *write(folder, held_out=held_out)]) == 0
     shown = capsys.readouterr().out

@@ -32,6 +32,7 @@ def test_a_study_recommends_and_goes_on_where_it_was_stopped(labelled, tmp_path,
     assert code == 2 and "other data or settings" in err
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_a_report_and_a_study_to_resume(labelled, tmp_path, jaxmlip, monkeypatch):
     from jaxmlip.cli import tradeoff
 
@@ -68,6 +69,7 @@ def test_frames_without_labels_and_groups_are_told_of(labelled, tmp_path, jaxmli
     assert "nan" not in (tmp_path / "out" / "tradeoff.json").read_text().lower()
 
 
+@pytest.mark.slow
 def test_networks_are_trained_for_every_fold(labelled, tmp_path, jaxmlip):
     out = tmp_path / "out"
     options = ("--model", "nep", "--steps", 3, "--widths", 2, 3, "--folds", 2, "--cutoff_angstrom", 4.5, "--no-curve")

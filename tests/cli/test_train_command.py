@@ -62,7 +62,7 @@ def test_a_committee_is_trained_and_says_how_sure_it_is_in_dynamics(labelled, tm
     assert (rows["energy_std_eV"] > 0).all() and (rows["worst_force_std_eV_A"] > 0).all()
 
 
-@pytest.mark.parametrize("charges", ['"latent"', "{ Ar = 0.0 }"])
+@pytest.mark.parametrize("charges", [pytest.param('"latent"', marks=pytest.mark.slow), "{ Ar = 0.0 }"])
 def test_one_line_of_configuration_adds_charges(labelled, tmp_path, jaxmlip, charges):
     out = tmp_path / "run"
     (tmp_path / "train.toml").write_text(

@@ -158,6 +158,7 @@ def test_hot_silicon_conserves_energy(silicon, name):
     assert constancy(silicon[name], diamond(2), 1500.0) < 1.0
 
 
+@pytest.mark.slow
 def test_hot_copper_conserves_energy(shared_data, tmp_path):
     archive = shared_data / "potentials" / "lammps" / "lammps_potentials.tar.xz"
     if not archive.is_file():

@@ -144,6 +144,7 @@ class _Part(_Spread):
         return self.factor * weighted_mean(values, weights)
 
 
+@pytest.mark.slow
 def test_a_difference_between_state_points_brings_the_parameter_that_makes_it():
     """d(kT/k) / dT, from springs at two temperatures."""
     stiffness, cold = 2.0, _bound_atoms(frames=200)
@@ -174,6 +175,7 @@ def test_a_correlation_in_time_brings_the_parameter_that_makes_it():
     assert abs(float(found.energy.stiffness) / stiffness - 1.0) < 0.05
 
 
+@pytest.mark.slow
 def test_a_fit_to_dynamics_goes_on_to_the_bit(tmp_path):
     window = Window(4.0 * units.fs, 30)
     point = _bound_atoms(frames=40)

@@ -116,7 +116,8 @@ def of_elastic(energy, point):
     return elastic_constants(energy, point).relaxed[:2, 0]
 
 
-@pytest.mark.parametrize("quantity", [of_volume, pytest.param(of_elastic, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("quantity", [of_volume, of_elastic])
+@pytest.mark.slow
 def test_ground_states_of_a_model_have_exact_gradients(small, quantity):
     """A network beside a pair potential, along a direction of its parameters."""
     cell = 3.7 / 2 * np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])

@@ -134,6 +134,7 @@ def crowding(record):
     return np.bincount(receivers, near, minlength=len(record))
 
 
+@pytest.mark.slow
 def test_noise_is_predicted_for_each_atom(many_frames):
     rng = np.random.default_rng(7)
     crowds = np.concatenate([crowding(r) for r in many_frames])

@@ -84,6 +84,7 @@ def test_labels_that_are_missing_stay_missing(with_wall):
     assert np.all(np.isfinite(rest[1].forces))
 
 
+@pytest.mark.slow
 def test_a_step_is_that_of_the_sum_whose_prior_is_not_trained(with_wall, model):
     """Gradients of the loss: labels minus prior, against the sum evaluated in one pass."""
     run = train._Run(model, with_wall[:16], None, SETTINGS, None, wall(), None, Progress(quiet=True))

@@ -50,6 +50,7 @@ def test_a_part_that_is_not_there_is_refused_with_what_is(part):
         select(LennardJones(0.01, 3.0, cutoff=4.0), [part])
 
 
+@pytest.mark.slow
 def test_low_rank_starts_at_the_energy_and_changes_matrices_by_its_rank():
     base = ACE(SMALL, key=jax.random.key(0))
     energy, trainable = low_rank(base, 2, key=jax.random.key(2))

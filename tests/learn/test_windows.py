@@ -103,7 +103,9 @@ def test_errors_are_those_of_the_scatter(found, starts):
     np.testing.assert_allclose(found.stderr, expected, rtol=0.7)
 
 
-@pytest.mark.parametrize("chunk", [1, 3], ids=["as it is", "compiled, in chunks"])
+@pytest.mark.parametrize(
+    "chunk", [pytest.param(1, marks=pytest.mark.slow, id="as it is"), pytest.param(3, id="compiled, in chunks")]
+)
 def test_the_differentiable_mean_has_the_same_gradient_under_other_parameters(chunk):
     few, energy = starts_in_wells(32), springs(1.1)
     diffusion = Diffusion(lags=5)

@@ -114,6 +114,7 @@ def test_energy_scale_multiplies_the_energy():
     )
 
 
+@pytest.mark.slow
 def test_gradient_of_a_force_loss_matches_finite_differences():
     model = ACE(ACEConfig(elements=(6, 8), layers=2, **SMALL), key=jax.random.PRNGKey(7))
     graph = batch(make_system(cluster([6, 6, 8, 8]), [6, 6, 8, 8]), 3.0)

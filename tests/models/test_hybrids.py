@@ -89,6 +89,7 @@ def test_dynamics_of_a_hybrid_conserve_energy():
     assert 0.0 < coarse < 1e-3 and 3.0 < coarse / fine < 5.0
 
 
+@pytest.mark.slow
 def test_a_hybrid_serves_a_larger_cell_with_the_same_energy_per_atom():
     energy = short_range() + long_range("latent")
     large = salt(repeat=3)
@@ -100,6 +101,7 @@ def test_a_hybrid_serves_a_larger_cell_with_the_same_energy_per_atom():
     assert replan(wide, large) == wide or eqx.tree_equal(replan(wide, large), wide)
 
 
+@pytest.mark.slow
 def test_replanning_changes_point_charges_by_no_more_than_their_accuracy():
     energy = Ewald(SpeciesCharges({"Mg": 2.0, "O": -2.0}), plan_ewald(salt(), cutoff=CUTOFF, accuracy=1e-8))
     wide = replan(energy, salt(repeat=2))

@@ -140,6 +140,7 @@ def test_a_replayed_overflow_gives_the_same_tallies_to_the_bit(lj, argon, caplog
     assert int(loop.state.tallies.parts["rdf"]["count"]) == 40
 
 
+@pytest.mark.slow
 def test_a_restart_goes_on_with_the_tallies_to_the_bit(lj, argon, tmp_path):
     integrator = Langevin(2.0 * units.fs, 80.0, 0.01 / units.fs)
     state = integrator.init(lj, argon, key=jax.random.key(1))

@@ -95,6 +95,7 @@ def test_a_trial_keeps_exact_distributions_and_is_accepted_as_often_as_it_must(s
         assert np.all(rate[1::2] == 0.0)
 
 
+@pytest.mark.slow
 def test_lists_are_enlarged_and_replayed_and_restarts_continue_to_the_bit(lj, argon, tmp_path, caplog):
     integrator = CSVR(2.0 * units.fs, 60.0, 50.0 * units.fs)
     ladder = temperature_ladder(60.0, 300.0, rungs=3)
